@@ -1,0 +1,1 @@
+"""sessionwise: which earlier recordings should a Neural Data Transformer be pretrained on?"""

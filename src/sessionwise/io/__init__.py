@@ -1,0 +1,1 @@
+"""The only door to files: atomic writes, hashing, guarded readers. Nothing here imports torch."""
