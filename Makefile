@@ -1,0 +1,54 @@
+# Each target does its own set-up: a .venv in this folder, filled by pip with the pinned versions of constraints.txt.
+# pip is the only thing here that uses the network.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet
+TESTS ?= tests
+PYTEST_ARGS ?=
+
+# Real recordings for the tests, if they lie beside the checkout; without them those tests are skipped, with the reason.
+ifneq ($(wildcard ../shared/data),)
+SESSIONWISE_DATA ?= $(abspath ../shared/data)
+export SESSIONWISE_DATA
+endif
+
+# One thread a process: trainings run side by side, and threads that compete for cores are slower than none.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.PHONY: help install demo test check clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+install: .venv/.installed-dev ## .venv with the library, the tools and the extras hdf5 and arrow
+
+demo: .venv/.installed ## rank simulated sessions, compare selections, write demo/report (minutes)
+	$(BIN)/sessionwise demo --to demo
+
+test: .venv/.installed-dev ## the test suite (TESTS=tests/data, PYTEST_ARGS="-k split")
+	$(ONE_THREAD) $(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)
+
+check: .venv/.installed-dev ## formatting, lint, types, and the directions of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(ONE_THREAD) $(BIN)/python -m pytest tests/test_architecture.py
+
+clean: ## remove caches, build outputs and demo/ (remove .venv yourself for a new one)
+	rm -rf demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make pip run again only when what it read has changed.
+.venv/.installed-dev: .venv/.installed
+	$(PIP) -e '.[dev,hdf5,arrow]'
+	@touch $@
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "sessionwise needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+	       "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(PIP) -e .
+	@touch $@
