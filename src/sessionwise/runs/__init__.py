@@ -1,0 +1,1 @@
+"""Runs, without torch: identity (``spec``), verified storage (``store``, ``checkpoints``), execution (``launch``)."""
