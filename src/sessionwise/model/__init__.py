@@ -1,0 +1,1 @@
+"""The Neural Data Transformer, its masks and its checkpoints."""
