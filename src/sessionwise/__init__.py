@@ -1,1 +1,36 @@
-"""sessionwise: which earlier recordings should a Neural Data Transformer be pretrained on?"""
+"""sessionwise: which earlier recordings should a Neural Data Transformer be pretrained on?
+
+Names are loaded when they are first used, so that ``import sessionwise`` costs nothing and no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sessionwise.data.session import Session as Session
+    from sessionwise.data.session import make_session as make_session
+    from sessionwise.data.store import create_store as create_store
+    from sessionwise.data.store import open_store as open_store
+
+__version__ = "0.1.0.dev0"
+
+_PUBLIC = {  # name -> module that defines it
+    "Session": "sessionwise.data.session",
+    "make_session": "sessionwise.data.session",
+    "create_store": "sessionwise.data.store",
+    "open_store": "sessionwise.data.store",
+}
+
+__all__ = ["Session", "__version__", "create_store", "make_session", "open_store"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'sessionwise' has no attribute {name!r}; it has: {', '.join(sorted(_PUBLIC))}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -22,7 +22,7 @@ from sessionwise.errors import DataError, SessionwiseWarning, raise_all
 MIN_TRIALS = 10  # an 8:1:1 split of fewer leaves a part without a trial
 MAX_MEAN_HZ = 500.0
 SHORTEST_INTERVAL_S = 0.0005  # no unit fires twice within half a millisecond
-MIN_SHARED_SPIKES = 5  # trials with fewer spikes can be equal by chance
+MIN_SHARED_SPIKES = 5  # trials or units with fewer spikes can be equal by chance
 MAX_ID_CHARACTERS = 1000
 _REMAKE = "Check how the file was made"
 
@@ -224,9 +224,10 @@ def oddities(counts: np.ndarray, stored_as: np.dtype | None = None) -> list[str]
     quiet = np.flatnonzero(~counts.any(axis=(1, 2)))
     notes += _listed("unit", "without a spike", silent)
     notes += _listed("unit", "with the same count in every bin", constant)
-    notes += _pairs("units", np.moveaxis(counts, 2, 0), set(silent) | set(constant))
+    few = np.flatnonzero(counts.sum(axis=(0, 1), dtype=np.int64) < MIN_SHARED_SPIKES)
+    notes += _pairs("unit", np.moveaxis(counts, 2, 0), set(few) | set(constant))
     notes += _listed("trial", "without a spike", quiet)
-    notes += _pairs("trials", counts, set(np.flatnonzero(counts.sum(axis=(1, 2)) < MIN_SHARED_SPIKES)))
+    notes += _pairs("trial", counts, set(np.flatnonzero(counts.sum(axis=(1, 2), dtype=np.int64) < MIN_SHARED_SPIKES)))
     return notes
 
 
@@ -461,4 +462,4 @@ def _pairs(what: str, rows: np.ndarray, skip: set[Any]) -> list[str]:
         if first != i:
             pairs.append(f"{first} = {i}")
     shown = ", ".join(pairs[:10]) + (", ..." if len(pairs) > 10 else "")
-    return [f"{len(pairs)} duplicated {what}: {shown}"] if pairs else []
+    return [f"{len(pairs)} duplicated {what}{'s' if len(pairs) > 1 else ''}: {shown}"] if pairs else []

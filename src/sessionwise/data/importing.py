@@ -1,0 +1,139 @@
+"""From recording files to a prepared store: all files are checked before the first is committed."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sessionwise.data.formats.npz import read_npz_session
+from sessionwise.data.info import SessionInfo, describe, info_from
+from sessionwise.data.session import MIN_SHARED_SPIKES, Session, window_text
+from sessionwise.data.store import SessionStore, staged_session
+from sessionwise.errors import (
+    DataError,
+    EnvironmentProblem,
+    SessionwiseError,
+    SessionwiseWarning,
+    UsageError,
+    raise_all,
+)
+from sessionwise.io.files import folder_name
+
+FORMATS = {"npz": read_npz_session}
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What an import did: ids added, ids that were there already, and files left out with the reason."""
+
+    added: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    skipped: tuple[tuple[str, SessionwiseError], ...]
+
+
+def import_files(
+    paths: Iterable[str | Path],
+    store: SessionStore,
+    *,
+    format: str = "npz",
+    bin_ms: float | None = None,
+    window_s: tuple[float, float] | None = None,
+    skip_bad: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> ImportSummary:
+    """Read files, crop and rebin them, and add them to a store: all of them, or none when one is bad.
+
+    With ``skip_bad`` the good ones are added and the bad ones listed. The same content again changes nothing.
+    ``say`` gets one line a file, and one for each note.
+    """
+    files = [Path(path) for path in paths]
+    if not files:
+        raise UsageError("import", "no files are named", "at least one", "sessionwise data import FILES... --to STORE")
+    if format not in FORMATS:
+        raise UsageError("--format", f"{format!r} is unknown", " | ".join(FORMATS))
+    work = _Import(store, format, bin_ms, window_s, say)
+    with ExitStack() as staged:  # leaving without an error commits every staged session; an error drops them all
+        for number, path in enumerate(files, 1):
+            work.take(path, f"[{number}/{len(files)}] {path.name}", staged)
+        if work.bad and not (skip_bad and (work.added or work.unchanged)):
+            raise_all([problem for _, problem in work.bad])
+    for info in work.added:
+        store.committed(info)
+    work.say_repeated()
+    skipped = tuple((str(path), problem) for path, problem in work.bad)
+    return ImportSummary(tuple(info.id for info in work.added), tuple(work.unchanged), skipped)
+
+
+@dataclass
+class _Import:
+    """One import under way: what is staged, what was there, what is bad."""
+
+    store: SessionStore
+    format: str
+    bin_ms: float | None
+    window_s: tuple[float, float] | None
+    say: Callable[[str], None]
+    added: list[SessionInfo] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    bad: list[tuple[Path, SessionwiseError]] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)
+    said: Counter[str] = field(default_factory=Counter)
+
+    def take(self, path: Path, label: str, staged: ExitStack) -> None:
+        """Read one file and stage it; a bad file is remembered with its problem."""
+        try:
+            session = self._read(path)
+            if not self._is_new(session, path):
+                self.unchanged.append(session.id)
+                self.say(f"{label}: session {session.id!r} is already there with the same content")
+                return
+            staged.enter_context(staged_session(session, self.store.path / folder_name(session.id)))
+        except EnvironmentProblem:
+            raise  # a full disk is no fault of the file
+        except SessionwiseError as problem:
+            self.bad.append((path, problem))
+            self.say(f"{label}: refused")
+            return
+        self._keep(session, path, label)
+
+    def _read(self, path: Path) -> Session:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SessionwiseWarning)  # they stand in the session's notes, which are said
+            return FORMATS[self.format](path, window_s=self.window_s, bin_ms=self.bin_ms)
+
+    def _is_new(self, session: Session, path: Path) -> bool:
+        try:
+            return self.store.admit(session, str(path), self.added)
+        except DataError as problem:
+            first = self.files.get(session.id)
+            where = f"{path} and {first}" if first else str(path)
+            raise DataError(f"{where}, {problem.where}", problem.found, problem.needed, problem.remedy) from problem
+
+    def _keep(self, session: Session, path: Path, label: str) -> None:
+        info = info_from(describe(session, ""), self.store.path / folder_name(session.id))
+        shape = f"{info.n_trials} trials, {info.n_bins} bins, {info.n_units} units"
+        self.say(f"{label}: session {info.id!r}, {shape}, {window_text(info.bin_s, info.window_s)}")
+        for note in [*session.notes, *self._same_trials(info)]:
+            self.said[note] += 1
+            if self.said[note] == 1:
+                self.say(f"    note: {note}")
+        self.files[info.id] = path
+        self.added.append(info)
+
+    def say_repeated(self) -> None:
+        """One line for a note that several files share."""
+        for note, times in self.said.items():
+            if times > 1:
+                self.say(f"note for {times} files: {note}")
+
+    def _same_trials(self, info: SessionInfo) -> Sequence[str]:
+        """A line for every session that holds trials of this one: the same recording under another id."""
+        others = [*(self.store.info(i) for i in self.store), *self.added]
+        own = {h for h, n in zip(info.trial_hashes, info.trial_spikes, strict=True) if n >= MIN_SHARED_SPIKES}
+        counts = [(other.id, sum(h in own for h in other.trial_hashes)) for other in others]
+        text = "{} of {} trials are identical to trials of session {!r}: the same recording under another id?"
+        return [text.format(n, info.n_trials, name) for name, n in counts if n]
