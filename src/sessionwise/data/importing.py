@@ -5,17 +5,18 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sessionwise.data.formats.npz import read_npz_session
 from sessionwise.data.info import SessionInfo, describe, info_from
 from sessionwise.data.session import MIN_SHARED_SPIKES, Session, window_text
-from sessionwise.data.store import SessionStore, staged_session
+from sessionwise.data.store import STORE_FILE, SessionStore, create_store, open_store, staged_session
 from sessionwise.errors import (
     DataError,
-    EnvironmentProblem,
+    IntegrityError,
     SessionwiseError,
     SessionwiseWarning,
     UsageError,
@@ -68,6 +69,29 @@ def import_files(
     return ImportSummary(tuple(info.id for info in work.added), tuple(work.unchanged), skipped)
 
 
+def import_to(
+    path: str | Path, files: Iterable[str | Path], say: Callable[[str], None] = lambda text: None, **options: Any
+) -> tuple[SessionStore, ImportSummary]:
+    """``import_files`` into the store at a path, made when it is not there; an import that fails leaves none behind."""
+    is_new = not (Path(path) / STORE_FILE).exists()
+    store = create_store(path)
+    try:
+        return store, import_files(files, store, say=say, **options)
+    except BaseException:
+        if is_new and not open_store(path).ids:
+            with suppress(OSError):
+                (store.path / STORE_FILE).unlink()
+                store.path.rmdir()
+        raise
+
+
+def _naming(path: Path, problem: SessionwiseError) -> SessionwiseError:
+    """The same problem with the file in front."""
+    if str(path) in problem.where:
+        return problem
+    return type(problem)(f"{path}, {problem.where}", problem.found, problem.needed, problem.remedy)
+
+
 @dataclass
 class _Import:
     """One import under way: what is staged, what was there, what is bad."""
@@ -80,22 +104,19 @@ class _Import:
     added: list[SessionInfo] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     bad: list[tuple[Path, SessionwiseError]] = field(default_factory=list)
-    files: dict[str, Path] = field(default_factory=dict)
     said: Counter[str] = field(default_factory=Counter)
 
     def take(self, path: Path, label: str, staged: ExitStack) -> None:
         """Read one file and stage it; a bad file is remembered with its problem."""
         try:
             session = self._read(path)
-            if not self._is_new(session, path):
+            if not self.store.admit(session, str(path), self.added):
                 self.unchanged.append(session.id)
                 self.say(f"{label}: session {session.id!r} is already there with the same content")
                 return
             staged.enter_context(staged_session(session, self.store.path / folder_name(session.id)))
-        except EnvironmentProblem:
-            raise  # a full disk is no fault of the file
-        except SessionwiseError as problem:
-            self.bad.append((path, problem))
+        except (DataError, IntegrityError) as problem:  # a full disk, say, is no fault of the file
+            self.bad.append((path, _naming(path, problem)))
             self.say(f"{label}: refused")
             return
         self._keep(session, path, label)
@@ -105,14 +126,6 @@ class _Import:
             warnings.simplefilter("ignore", SessionwiseWarning)  # they stand in the session's notes, which are said
             return FORMATS[self.format](path, window_s=self.window_s, bin_ms=self.bin_ms)
 
-    def _is_new(self, session: Session, path: Path) -> bool:
-        try:
-            return self.store.admit(session, str(path), self.added)
-        except DataError as problem:
-            first = self.files.get(session.id)
-            where = f"{path} and {first}" if first else str(path)
-            raise DataError(f"{where}, {problem.where}", problem.found, problem.needed, problem.remedy) from problem
-
     def _keep(self, session: Session, path: Path, label: str) -> None:
         info = info_from(describe(session, ""), self.store.path / folder_name(session.id))
         shape = f"{info.n_trials} trials, {info.n_bins} bins, {info.n_units} units"
@@ -121,7 +134,6 @@ class _Import:
             self.said[note] += 1
             if self.said[note] == 1:
                 self.say(f"    note: {note}")
-        self.files[info.id] = path
         self.added.append(info)
 
     def say_repeated(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sessionwise.errors import DataError, SessionwiseWarning, raise_all
+from sessionwise.errors import DataError, SessionwiseWarning
 
 MIN_TRIALS = 10  # an 8:1:1 split of fewer leaves a part without a trial
 MAX_MEAN_HZ = 500.0
@@ -366,21 +366,17 @@ def _check_range(where: str, counts: np.ndarray, bin_s: float) -> None:
     _refuse_where(where, counts < 0, counts, "negative", "counts of 0 or more", _REMAKE)
     highest, mean_hz = int(counts.max()), float(counts.mean(dtype=np.float64)) / bin_s
     limit = min(math.ceil(bin_s / SHORTEST_INTERVAL_S), int(np.iinfo(np.uint16).max))
-    problems = []
     if highest == 0:
-        problems.append(DataError(where, "no unit has a spike", "at least one spike", "Are the clocks aligned?"))
+        raise DataError(where, "no unit has a spike", "at least one spike", "Are the clocks aligned?")
     if mean_hz > MAX_MEAN_HZ:
         found = f"the mean rate is {mean_hz:.4g} Hz a unit"
-        problems.append(
-            DataError(where, found, f"at most {MAX_MEAN_HZ:g} Hz", "Are counts and bin size in these units?")
-        )
-    elif highest > limit:
+        raise DataError(where, found, f"at most {MAX_MEAN_HZ:g} Hz", "Are counts and bin size in these units?")
+    if highest > limit:
         first = np.unravel_index(int((counts > limit).argmax()), counts.shape)
         wrapped = "; 255 is the end of uint8: possibly wrapped" if highest == 255 else ""
         found = f"a count of {int(counts[first])} at {_place(first)}, highest {highest}{wrapped}"
         needed = f"at most {limit} spikes in {bin_s * 1000:g} ms"
-        problems.append(DataError(where, found, needed, "Check the type the counts were saved in, and the bin size"))
-    raise_all(problems)
+        raise DataError(where, found, needed, "Check the type the counts were saved in, and the bin size")
 
 
 def _trial_order(

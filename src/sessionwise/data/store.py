@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import math
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -144,7 +144,7 @@ def open_store(path: str | Path) -> SessionStore:
         try:
             info = read_info(folder)
             infos[info.id] = info
-        except SessionwiseError as problem:
+        except (DataError, IntegrityError) as problem:
             problems.append(problem)
     raise_all(problems)
     return SessionStore(path, infos)
@@ -181,7 +181,7 @@ def check_store(path: str | Path, say: Callable[[str], None] = lambda text: None
             infos.append(read_info(folder))
             verified_counts(infos[-1])
             say(f"ok       {infos[-1].id}")
-        except SessionwiseError as problem:
+        except (DataError, IntegrityError) as problem:
             problems.append(problem)
             say(f"PROBLEM  {folder.name}")
     for info in infos[1:]:
@@ -292,17 +292,25 @@ def _unequal(new: Session | SessionInfo, old: SessionInfo, path: Path, origin: s
     return DataError(f"session {new.id!r}", found, needed, _make_equal(new, old, path, file))
 
 
+def _recorded(session: Session | SessionInfo) -> tuple[float, Sequence[float]]:
+    """Bin size and window in the file, before any cropping and rebinning."""
+    recorded = session.source.get("recorded") or {"bin_s": session.bin_s, "window_s": session.window_s}
+    return recorded["bin_s"], recorded["window_s"]
+
+
 def _make_equal(new: Session | SessionInfo, old: SessionInfo, path: Path, file: str) -> str:
-    bins = [exact(new.bin_s), exact(old.bin_s)]
-    common = Fraction(math.lcm(*(b.numerator for b in bins)), math.gcd(*(b.denominator for b in bins)))
-    start = max(exact(new.window_s[0]), exact(old.window_s[0]))
-    stop = min(exact(new.window_s[1]), exact(old.window_s[1]))
+    """The options that bring both to the coarser common bins and the shared window, as a command."""
+    ours, theirs = ([exact(v) for v in (b, *w)] for b, w in (_recorded(new), (old.bin_s, old.window_s)))
+    common = Fraction(
+        math.lcm(ours[0].numerator, theirs[0].numerator), math.gcd(ours[0].denominator, theirs[0].denominator)
+    )
+    start, stop = max(ours[1], theirs[1]), min(ours[2], theirs[2])
     stop = start + (stop - start) // common * common
-    grids = [(start - exact(s.window_s[0])) % exact(s.bin_s) == 0 for s in (new, old)]
+    grids = [(start - first) % bin_s == 0 for bin_s, first, _ in (ours, theirs)]
     if stop <= start or not all(grids):
         return "No cropping or rebinning makes them equal: export the recording again with this window"
     options = f"--bin-ms {float(common * 1000):g} --window {float(start):g},{float(stop):g}"
-    if [common, start, stop] == [exact(v) for v in (old.bin_s, *old.window_s)]:
+    if [common, start, stop] == theirs:
         return f"Run: sessionwise data import {shlex.quote(file)} --to {shlex.quote(str(path))} {options}"
     return f"Run for all recordings: sessionwise data import FILES... --to NEW_STORE {options}"
 

@@ -53,14 +53,16 @@ def _session(path: Path, arrays: Mapping[str, np.ndarray], sha256: str, session_
     start_s = _start_s(path, arrays, notes)
     bins = counts.shape[1] if counts.ndim == 3 else 0
     columns, extra = _columns(arrays, counts.shape[0] if counts.ndim == 3 else -1, notes)
+    window_s = (start_s, start_s + bins * bin_s) if bins else None
+    recorded = {"bin_s": bin_s, "window_s": [round(t, 9) for t in window_s or ()]}
     return make_session(
         session_id or _text(path, arrays, "id") or _text(path, arrays, "eid") or path.stem,
         counts,
         bin_s,
-        (start_s, start_s + bins * bin_s) if bins else None,
+        window_s,
         trial_columns=columns,
         trial_ids=arrays.get("trial_ids"),
-        source={"format": "npz", "file": path.name, "sha256": sha256, "about": extra},
+        source={"format": "npz", "file": path.name, "sha256": sha256, "recorded": recorded, "about": extra},
         notes=notes,
         **{name: _text(path, arrays, name) for name in _TEXTS},
         **_unit_metadata(path, arrays),
