@@ -116,3 +116,10 @@ _BEHAVIOURS: dict[str, Callable[[RunSpec, RunStore, Any], None]] = {
 def no_commit(spec: RunSpec, store: RunStore, report: Report) -> None:
     """Forget to commit."""
     count(spec, "begun")
+
+
+def environment(spec: RunSpec, store: RunStore, report: Report) -> None:
+    """Commit what a worker looks like from inside."""
+    main = sys.modules["__main__"].__spec__
+    threads = os.environ.get("OMP_NUM_THREADS")
+    store.commit(spec, {"state": "done", "threads": threads, "main": main.name if main else None})

@@ -202,6 +202,8 @@ class _Command:
             self._handle_lost(spec, seconds, "its worker was asked to stop by somebody else")
 
     def _handle_lost(self, spec: RunSpec, seconds: float, reason: str, started: bool = True) -> None:
+        if self.store.committed(spec.key):  # it died between its commit and its reply
+            return self._settle_stored(spec, seconds, computed=True)
         self.progress.pause(spec)
         if not started:  # the worker never came up: no attempt at the run
             self.attempts[spec.key] -= 1

@@ -47,18 +47,22 @@ _SURROUNDINGS = (EnvironmentProblem, IntegrityError, LeakageError)
 class Reporter:
     """What a work function calls after a step: ``report({"step": .., "steps": .., "loss": .., "bps": ..})``.
 
-    Raises Stopped at the first call after a stop was asked for, so save a checkpoint before reporting; or look at
-    ``report.stopping`` after each step, save, and then report. Cheap to call at each step.
+    Raises Stopped when a stop was asked for. A work function that looks at ``report.stopping`` after each step, saves a
+    checkpoint when it is True, and then reports, repeats no step: a stop that arrives between the look and the report
+    waits for the next look. Cheap to call at each step.
     """
 
     def __init__(self, send: Callable[[dict[str, Any]], None], stopping: Callable[[], bool] = lambda: False) -> None:
         self._send, self._stopping = send, stopping
         self._next = 0.0
+        self._told_to_go_on = False  # whether ``stopping`` was read as False since the last report
 
     @property
     def stopping(self) -> bool:
         """Whether the command was asked to stop: save and report."""
-        return self._stopping()
+        stopping = self._stopping()
+        self._told_to_go_on = not stopping
+        return stopping
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Show where the run stands; raises Stopped when the command was asked to stop."""
@@ -66,7 +70,8 @@ class Reporter:
         if now >= self._next or event.get("bps") is not None:
             self._next = now + _EVENT_INTERVAL_S
             self._send(event)
-        if self.stopping:
+        told_to_go_on, self._told_to_go_on = self._told_to_go_on, False
+        if self._stopping() and not told_to_go_on:
             raise Stopped("run", "was asked to stop", "", "Run the same command again: it goes on")
 
 
