@@ -1,0 +1,1 @@
+"""Which sessions: rankings of the pool for a held-out session."""

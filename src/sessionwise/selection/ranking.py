@@ -1,0 +1,488 @@
+"""The paper's procedure: transfer scores of every pool session for a held-out session, and their ranking.
+
+One model is pretrained on each session of the pool; on the held-out session new stitchers are trained around each
+frozen core; the cores are ranked by bits per spike on the held-out session's validation trials (Section 3.1, Fig. 2).
+
+Legend: C candidates (pool sessions), S seeds, K validation trials.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sessionwise.analysis import statistics
+from sessionwise.analysis.tables import ranking_csv
+from sessionwise.data.simulate import read_truth
+from sessionwise.data.store import SessionStore
+from sessionwise.errors import UsageError
+from sessionwise.io.files import canonical_json, folder_name, read_json, sha256_bytes, write_bytes, write_json
+from sessionwise.io.tensors import read_tensors
+from sessionwise.runs.launch import Outcome, execute
+from sessionwise.runs.spec import RunSpec
+from sessionwise.runs.store import RunStore
+from sessionwise.selection.pool import choose_pool
+from sessionwise.training.jobs import WORK, baseline_spec, finetune_spec, pretrain_spec
+from sessionwise.training.presets import Settings
+from sessionwise.training.presets import preset as preset_settings
+
+DEFAULT_SEEDS = (10, 20, 42)
+METHOD = "full"
+_BOOTSTRAP_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A ranking of the pool for one held-out session; ``document`` is what ``ranking.json`` holds."""
+
+    document: Mapping[str, Any]
+
+    @property
+    def heldout(self) -> str:
+        """The session that the pool was ranked for."""
+        return str(self.document["heldout"])
+
+    @property
+    def order(self) -> list[str]:
+        """Pool sessions from best to worst; diverged or failed ones are not in it."""
+        return [row["session"] for row in self.document["rows"] if row["state"] == "done"]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Transfer score of each ranked session, bits per spike."""
+        return {row["session"]: row["score"] for row in self.document["rows"] if row["state"] == "done"}
+
+    def top(self, k: int) -> list[str]:
+        """The k best sessions."""
+        if not 1 <= k <= len(self.order):
+            raise UsageError("top", f"k={k} of {len(self.order)} ranked sessions", f"1 to {len(self.order)}")
+        return self.order[:k]
+
+    def bottom(self, k: int) -> list[str]:
+        """The k worst sessions, worst first."""
+        self.top(k)
+        return self.order[::-1][:k]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs that a ranking consists of."""
+
+    heldout: str
+    pool: tuple[str, ...]
+    seeds: tuple[int, ...]
+    settings: Settings
+    pretrain: dict[tuple[str, int], RunSpec]
+    finetune: dict[tuple[str, int], RunSpec]
+    baseline: dict[int, RunSpec]
+    random_core: dict[int, RunSpec]
+
+    @property
+    def specs(self) -> list[RunSpec]:
+        """All runs, each once."""
+        groups = (self.pretrain, self.finetune, self.baseline, self.random_core)
+        return [spec for group in groups for spec in group.values()]
+
+
+def rank(
+    sessions: SessionStore,
+    heldout: str | Sequence[str],
+    *,
+    pool: str | Sequence[str] | None = None,
+    preset: str = "small",
+    seeds: Sequence[int] = DEFAULT_SEEDS,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    to: str | Path = "sessionwise-study",
+    on: str = "processes",
+    progress: Any = None,
+    retry_failed: bool = False,
+) -> Any:
+    """Rank the pool for one held-out session (a Ranking) or several (a list of them), by the paper's procedure.
+
+    Parameters
+    ----------
+    sessions: an open store.
+    heldout: id or ids; they never reach pretraining.
+    pool: ids, a filter such as ``"subject != Hench"``, or None for all that are not held out.
+    preset, overrides: ``"tiny"``, ``"small"`` or ``"paper"``, and changes such as ``{"train.epochs": 50}``.
+    seeds: one pretraining and one finetuning a seed and session; the score is their mean.
+    to: the study's folder. What is stored there is not computed again; call again after any interruption.
+    on: ``"processes"``, ``"processes:n"`` or ``"here"``.
+
+    Raises LeakageError when a held-out session is in the pool by id or by content; UsageError for settings.
+    """
+    names = [heldout] if isinstance(heldout, str) else list(heldout)
+    settings = preset_settings(preset, overrides)
+    chosen = choose_pool(sessions, names, pool)
+    check_seeds(seeds)
+    plans = [make_plan(sessions, name, chosen, settings, seeds) for name in names]
+    store = RunStore(Path(to) / "runs")
+    started = time.monotonic()
+    specs = list({spec.key: spec for plan in plans for spec in plan.specs}.values())
+    missing = [spec for spec in specs if store.state(spec.key) == "missing"]
+    outcomes = execute(specs, store, WORK, on=on, progress=progress, retry_failed=retry_failed)
+    rankings = [collect(plan, sessions, store, outcomes) for plan in plans]
+    for ranking in rankings:
+        save_ranking(ranking, Path(to), {"seconds": time.monotonic() - started, "added": added_cost(missing, store)})
+    return rankings[0] if isinstance(heldout, str) else rankings
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Seeds are distinct whole numbers from 0 to 2^32 - 1."""
+    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+        raise UsageError("--seeds", f"{list(seeds)}", "distinct numbers from 0 to 4294967295", "For example 10,20,42")
+
+
+def make_plan(
+    sessions: SessionStore, heldout: str, pool: Sequence[str], settings: Settings, seeds: Sequence[int]
+) -> Plan:
+    """Name every run of a ranking without running any."""
+    pretrain = {(c, s): pretrain_spec(sessions, [c], settings, s) for c in pool for s in seeds}
+    finetune = {key: finetune_spec(sessions, heldout, core, settings, key[1]) for key, core in pretrain.items()}
+    return Plan(
+        heldout,
+        tuple(pool),
+        tuple(seeds),
+        settings,
+        pretrain,
+        finetune,
+        {s: baseline_spec(sessions, heldout, settings, s) for s in seeds},
+        {s: finetune_spec(sessions, heldout, None, settings, s) for s in seeds},
+    )
+
+
+def collect(plan: Plan, sessions: SessionStore, store: RunStore, outcomes: Mapping[str, Outcome]) -> Ranking:
+    """Stored runs to a ranking: a pure function of the runs, so the same runs give the same bytes."""
+    done = [c for c in plan.pool if all(outcomes[plan.finetune[c, s].key].state == "done" for s in plan.seeds)]
+    baseline = _arm(plan.baseline, plan, store, outcomes)
+    random_core = _arm(plan.random_core, plan, store, outcomes)
+    gains, spikes = _gains(plan, store, done)
+    rng = np.random.default_rng(int(folder_name(plan.heldout)[-12:], 16))
+    uncertainty = statistics.rank_bootstrap(gains, spikes, _BOOTSTRAP_DRAWS, rng=rng) if done else None
+    rows = [_done_row(plan, sessions, store, c, uncertainty.row(i)) for i, c in enumerate(done)] if uncertainty else []
+    rows.sort(key=lambda row: row["rank"])
+    rows += [_failed_row(plan, sessions, outcomes, c) for c in plan.pool if c not in done]
+    controls = {
+        "baseline": _arm_gains(plan.baseline, store, baseline),
+        "random core": _arm_gains(plan.random_core, store, random_core),
+    }
+    differences = _differences(gains, spikes, controls, uncertainty, rng) if uncertainty else []
+    data = sessions.load(plan.heldout, plan.settings.split_seed)
+    document = {
+        "schema": 1,
+        "heldout": plan.heldout,
+        "method": METHOD,
+        "preset": plan.settings.preset,
+        "score_kind": _score_kind(plan),
+        "seeds": list(plan.seeds),
+        "split_seed": plan.settings.split_seed,
+        "n_validation_trials": len(data.split.validation),
+        "n_validation_spikes": int(spikes.sum()) if done else None,
+        "n_units": data.n_units,
+        "settings": plan.settings.model_dump(),
+        "rows": rows,
+        "baseline": baseline,
+        "random_core": random_core,
+        "differences": differences,
+        "noise": _noise(uncertainty),
+        "horizon": _horizon(plan, store, rows, baseline, random_core),
+        "curves": _curves(plan, store, rows),
+        "cost": cost(plan.specs, store),
+        "truth": _truth(plan, sessions, rows),
+        "verdict": verdict(rows, differences, uncertainty.p_equal if uncertainty else None),
+        "provenance": _provenance(plan, sessions),
+    }
+    return Ranking(document)
+
+
+def ranking_folder(study: Path, document: Mapping[str, Any]) -> Path:
+    """``rankings/<held-out>/<method>-<8 hex of what was asked>`` in a study."""
+    asked = {name: document[name] for name in ("method", "settings", "seeds")}
+    asked["pool"] = sorted(row["session"] for row in document["rows"])
+    tag = sha256_bytes(canonical_json(asked))[:8]
+    return Path(study) / "rankings" / folder_name(document["heldout"]) / f"{document['method']}-{tag}"
+
+
+def save_ranking(ranking: Ranking, study: Path, timing: Mapping[str, Any]) -> Path:
+    """Write ranking.json, ranking.csv and timing.json; the first two depend on the runs alone."""
+    folder = ranking_folder(study, ranking.document)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "ranking.json", ranking.document)
+    write_bytes(folder / "ranking.csv", ranking_csv(dict(ranking.document)).encode())
+    write_json(folder / "timing.json", timing)
+    return folder
+
+
+def open_ranking(path: str | Path) -> Ranking:
+    """Read a ``ranking.json`` (or the folder that holds it)."""
+    path = Path(path)
+    return Ranking(read_json(path / "ranking.json" if path.is_dir() else path))
+
+
+def cost(specs: Sequence[RunSpec], store: RunStore) -> dict[str, Any]:
+    """Cost from scratch of finished runs, in runs, optimiser steps and tokens (trials x bins), by kind and in all."""
+    by_kind: dict[str, dict[str, int]] = {}
+    for spec in specs:
+        if store.state(spec.key) in ("done", "diverged"):
+            result = store.result(spec.key)
+            kind = by_kind.setdefault(spec.kind, {"runs": 0, "steps": 0, "tokens": 0})
+            for name, amount in (("runs", 1), ("steps", result["steps"]), ("tokens", result["tokens"])):
+                kind[name] += amount
+    total = {name: sum(kind[name] for kind in by_kind.values()) for name in ("runs", "steps", "tokens")}
+    return {**total, "by_kind": by_kind}
+
+
+def added_cost(missing: Sequence[RunSpec], store: RunStore) -> dict[str, Any]:
+    """What this command added: the cost of the runs that were missing when it began."""
+    return cost(missing, store)
+
+
+def selected_gain(gains: np.ndarray, spikes: np.ndarray, position: int) -> np.ndarray:
+    """(S, K) gains of the candidate at a rank position (0 = best, -1 = worst), corrected for having chosen it.
+
+    gains: (C, S, K). Trials are split in two, and for each seed and half the candidate is chosen on the other half and
+    the other seeds (with one seed: on the other half alone), so no trial judges a choice that it took part in.
+    """
+    chosen = np.empty(gains.shape[1:])
+    n_seeds, n_trials = chosen.shape
+    # Cross-fitting of checkpoints alternates trial by trial; choosing alternates pair by pair, independent of it.
+    first = (np.arange(n_trials) // 2) % 2 == 0
+    for seed in range(n_seeds):
+        others = [s for s in range(n_seeds) if s != seed] or [seed]
+        for half in (first, ~first):
+            scores = gains[:, others][:, :, ~half].sum(axis=(1, 2))
+            candidate = np.argsort(-scores, kind="stable")[position]
+            chosen[seed, half] = gains[candidate, seed, half]
+    return chosen
+
+
+def verdict(
+    rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]], p_equal: float | None
+) -> dict[str, Any]:
+    """One sentence: is the best core told apart from the median core, and from training on the recording alone?"""
+    if not rows or rows[0]["state"] != "done":
+        return {"text": "No core could be ranked: every run failed or diverged.", "different": False}
+    different = p_equal is not None and p_equal < 0.05
+    if different:
+        text = f"The cores differ by more than noise (p = {p_equal:.3f}); {rows[0]['session']} ranks first."
+    elif p_equal is None:
+        text = "One core alone: nothing to compare it with."
+    else:
+        text = f"No difference beyond noise between best and median core (p = {p_equal:.2f}): any of these will do."
+    against = {entry["name"]: entry for entry in differences}.get("best core - baseline")
+    if against:
+        word = "above" if against["low"] > 0 else "below" if against["high"] < 0 else "not told apart from"
+        interval = f"{against['mean']:+.4f} [{against['low']:+.4f}, {against['high']:+.4f}] bits per spike"
+        text += f" The best frozen core is {word} training on the recording alone ({interval})."
+    return {"text": text, "different": different}
+
+
+# Parts of the document ------------------------------------------------------------------------------------------------
+
+
+def _score_kind(plan: Plan) -> str:
+    how = "cross-fitted" if plan.settings.finetune.keep == "best" else "last checkpoint"
+    return f"pooled bits per spike on validation trials, {plan.settings.evaluation.folds} folds of masked bins, {how}"
+
+
+def _run_gain(spec: RunSpec, store: RunStore) -> tuple[np.ndarray, np.ndarray]:
+    store.result(spec.key)  # verifies the folder
+    stored = read_tensors(store.folder(spec.key) / "validation.safetensors")
+    return stored["crossfit_gain"], stored["spikes"]
+
+
+def _gains(plan: Plan, store: RunStore, done: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(C, S, K) gains of the finished candidates, and (K,) spikes."""
+    pairs = [[_run_gain(plan.finetune[c, s], store) for s in plan.seeds] for c in done]
+    spikes = pairs[0][0][1] if pairs else np.zeros(0)
+    return np.array([[gain for gain, _ in row] for row in pairs]), spikes
+
+
+def _arm(specs: Mapping[int, RunSpec], plan: Plan, store: RunStore, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """Scores of a control over the seeds; one failed seed leaves the mean out and says why."""
+    ended = {s: outcomes[specs[s].key] for s in plan.seeds}
+    results = {s: store.result(specs[s].key) for s in plan.seeds if ended[s].state == "done"}
+    values = [float(results[s]["bps"]) if s in results else None for s in plan.seeds]
+    known = [value for value in values if value is not None]
+    bad = next((f"seed {s}: {ended[s].reason}" for s in plan.seeds if ended[s].state != "done"), None)
+    state = next((ended[s].state for s in plan.seeds if ended[s].state != "done"), "done")
+    return {
+        "score": None if bad else float(np.mean(known)),
+        "sd": None if bad or len(known) < 2 else float(np.std(known, ddof=1)),
+        "seed_scores": values,
+        "steps": max((int(result["steps"]) for result in results.values()), default=0),
+        "state": state,
+        "reason": bad,
+        "runs": [specs[s].key for s in plan.seeds],
+    }
+
+
+def _arm_gains(specs: Mapping[int, RunSpec], store: RunStore, arm: Mapping[str, Any]) -> np.ndarray | None:
+    if arm["state"] != "done":
+        return None
+    return np.array([_run_gain(spec, store)[0] for spec in specs.values()])
+
+
+def _done_row(
+    plan: Plan, sessions: SessionStore, store: RunStore, candidate: str, row: dict[str, Any]
+) -> dict[str, Any]:
+    specs = [plan.finetune[candidate, s] for s in plan.seeds]
+    results = [store.result(spec.key) for spec in specs]
+    tails = [result["bps_tail"] for result in results]
+    return {
+        **_facts(sessions, candidate),
+        **row,
+        "state": "done",
+        "reason": None,
+        "bps_unit_mean": float(np.mean([result["bps_unit_mean"] for result in results])),
+        "bps_tail": None if None in tails else float(np.mean(tails)),
+        "units_left_out": int(results[0]["units_left_out"]),
+        "own_score": _mean_or_none([store.result(plan.pretrain[candidate, s].key).get("bps") for s in plan.seeds]),
+        "runs": [spec.key for spec in specs],
+    }
+
+
+def _failed_row(plan: Plan, sessions: SessionStore, outcomes: Mapping[str, Outcome], candidate: str) -> dict[str, Any]:
+    ended = {s: outcomes[plan.finetune[candidate, s].key] for s in plan.seeds}
+    causes = {s: outcomes[plan.pretrain[candidate, s].key] for s in plan.seeds}
+    bad = next(s for s in plan.seeds if ended[s].state != "done")
+    cause = causes[bad] if causes[bad].state != "done" else ended[bad]
+    nothing = (
+        "rank",
+        "score",
+        "sd",
+        "rank_low",
+        "rank_high",
+        "bps_unit_mean",
+        "bps_tail",
+        "units_left_out",
+        "own_score",
+    )
+    return {
+        **_facts(sessions, candidate),
+        **dict.fromkeys(nothing),
+        "p_top": {},
+        "seed_scores": [None] * len(plan.seeds),
+        "state": cause.state,
+        "reason": f"seed {bad}: {cause.reason}",
+        "runs": [plan.finetune[candidate, s].key for s in plan.seeds],
+    }
+
+
+def _facts(sessions: SessionStore, candidate: str) -> dict[str, Any]:
+    info = sessions.info(candidate)
+    names = ("n_trials", "n_units", "subject", "lab", "date")
+    return {"session": candidate, **{name: getattr(info, name) for name in names}}
+
+
+def _mean_or_none(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def _differences(
+    gains: np.ndarray,
+    spikes: np.ndarray,
+    controls: Mapping[str, np.ndarray | None],
+    uncertainty: statistics.RankUncertainty,
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """Differences in bits per spike with 95 % intervals; chosen cores are corrected for the choosing."""
+    middle = (len(gains) - 1) // 2
+    arms = {
+        name: selected_gain(gains, spikes, at)
+        for name, at in (("best core", 0), ("median core", middle), ("worst core", -1))
+    }
+    arms |= {name: gain for name, gain in controls.items() if gain is not None}
+    wanted = [("best core", other) for other in ("median core", "worst core", "random core", "baseline")]
+    wanted += [("median core", "random core"), ("median core", "baseline")]
+    entries = []
+    for a, b in wanted:
+        if a in arms and b in arms and (len(gains) > 1 or "core" not in b or b == "random core"):
+            pooled = uncertainty.seed_variance if b in ("median core", "worst core") else None
+            interval = statistics.paired_difference(arms[a], arms[b], spikes, rng=rng, seed_variance=pooled)
+            numbers = {"mean": interval.mean, "low": interval.low, "high": interval.high, "level": interval.level}
+            entries.append({"name": f"{a} - {b}", **numbers})
+    return entries
+
+
+def _noise(uncertainty: statistics.RankUncertainty | None) -> dict[str, Any]:
+    if uncertainty is None:
+        return {"seed_correlation": None, "seed_sd": None, "spread_sd": None, "p_equal": None}
+    scores, variance = uncertainty.seed_scores, uncertainty.seed_variance
+    return {
+        "seed_correlation": statistics.seed_to_seed_correlation(scores),
+        "seed_sd": None if variance is None else float(np.sqrt(variance)),
+        "spread_sd": float(np.std(uncertainty.score, ddof=1)) if len(scores) > 1 else None,
+        "p_equal": uncertainty.p_equal,
+    }
+
+
+def _horizon(
+    plan: Plan, store: RunStore, rows: Sequence[Mapping[str, Any]], *arms: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Bits per spike against steps ahead (1 .. k), mean over seeds, for the best core and the two controls."""
+    named = dict(zip(("baseline", "random_core"), arms, strict=True))
+    if rows and rows[0]["state"] == "done":
+        named = {"best": rows[0], **named}
+    curves = {}
+    for name, arm in named.items():
+        if arm["state"] == "done":
+            seeds = [store.result(key)["horizon"] for key in arm["runs"]]
+            curves[name] = [_mean_or_none(column) for column in zip(*seeds, strict=True)]
+    return {"steps_ahead": list(range(1, 1 + max((len(c) for c in curves.values()), default=0))), **curves}
+
+
+def _curves(plan: Plan, store: RunStore, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Validation against steps of every training whose run is done."""
+    curves = []
+    for spec in plan.specs:
+        if store.state(spec.key) == "done":
+            history = read_json(store.folder(spec.key) / "history.json")
+            curves.append({"name": spec.label, "kind": spec.kind, "step": history["step"], "bps": history["bps"]})
+    return curves
+
+
+def _truth(plan: Plan, sessions: SessionStore, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The true closeness of simulated sessions and its rank correlation with the scores."""
+    truth = (read_truth(sessions.path) or {"closeness": {}})["closeness"].get(plan.heldout)
+    ranked = [row for row in rows if row["state"] == "done"]
+    if truth is None or not all(row["session"] in truth for row in ranked):
+        return None
+    closeness = {row["session"]: float(truth[row["session"]]) for row in ranked}
+    rho = statistics.spearman([row["score"] for row in ranked], list(closeness.values())) if len(ranked) > 2 else None
+    return {"closeness": closeness, "spearman": rho}
+
+
+def _provenance(plan: Plan, sessions: SessionStore) -> dict[str, Any]:
+    data = {i: sessions.load(i, plan.settings.split_seed) for i in (*plan.pool, plan.heldout)}
+    split = data[plan.heldout].split
+    return {
+        "sessions": {i: d.trainval_hash for i, d in data.items()},
+        "split": {name: getattr(split, name).tolist() for name in ("train", "validation", "test")},
+        "versions": versions(),
+        "warnings": [f"{i}: {note}" for i, d in data.items() for note in d.notes],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions and machine kind that bytes depend on."""
+    import platform
+
+    import torch
+
+    from sessionwise import __version__
+
+    return {
+        "sessionwise": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }

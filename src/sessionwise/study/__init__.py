@@ -1,0 +1,1 @@
+"""Whole experiments: the demo, and (later) scaling studies and recommendations."""

@@ -1,0 +1,83 @@
+"""One immutable batch type; a batch holds trials of one session (protocol A10, B11).
+
+Every epoch reshuffles which trials share a batch and the order of the batches over all sessions. Nothing is truncated:
+the last batch of a session may be smaller. The order of an epoch is a function of (seed, epoch), so the state to be
+kept for resuming is the epoch and the position in it.
+
+Axes: K trials of a batch, T bins, N units of its session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from sessionwise.data.splits import SessionData
+from sessionwise.model.masking import training_mask
+from sessionwise.model.streams import stream_seed
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Trials of one session: counts (K, T, N) as stored (uint8 or uint16), and the bins masked now, (K, T) bool."""
+
+    session_id: str
+    counts: Tensor
+    masked: Tensor
+
+
+@dataclass
+class Batches:
+    """The endless stream of training batches of a set of sessions."""
+
+    sessions: Sequence[SessionData]
+    batch_size: int
+    seed: int
+    epoch: int = 0
+    position: int = 0
+    _order: list[tuple[int, np.ndarray]] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        self._counts = [session.counts("train") for session in self.sessions]
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in one pass over all trials."""
+        return sum(-(-len(counts) // self.batch_size) for counts in self._counts)
+
+    @property
+    def trials(self) -> int:
+        """Training trials in one pass."""
+        return sum(len(counts) for counts in self._counts)
+
+    def draw(self, mask_ratio: float, mask_rng: Generator) -> Batch:
+        """The next batch; ``mask_ratio`` of its bins are masked."""
+        if not self._order:
+            self._order = self._shuffled(self.epoch)
+        index, rows = self._order[self.position]
+        counts = torch.from_numpy(self._counts[index][rows])
+        masked = training_mask(counts.shape[0], counts.shape[1], mask_ratio, mask_rng)
+        self.position += 1
+        if self.position == len(self._order):
+            self.epoch, self.position, self._order = self.epoch + 1, 0, []
+        return Batch(self.sessions[index].id, counts, masked)
+
+    def state(self) -> dict[str, int]:
+        """What resuming needs."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on where ``state`` was taken."""
+        self.epoch, self.position, self._order = state["epoch"], state["position"], []
+
+    def _shuffled(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        rng = np.random.default_rng(stream_seed(self.seed, "order", epoch))
+        order: list[tuple[int, np.ndarray]] = []
+        for index, counts in enumerate(self._counts):
+            trials = rng.permutation(len(counts))
+            order += [(index, trials[i : i + self.batch_size]) for i in range(0, len(counts), self.batch_size)]
+        return [order[i] for i in rng.permutation(len(order))]

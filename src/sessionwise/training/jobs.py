@@ -1,0 +1,340 @@
+"""The jobs: a run's specification to its artefacts.
+
+    pretrain   all weights, on a set of sessions of the pool
+    baseline   all weights from scratch, on the held-out session's training trials
+    finetune   new stitchers for the held-out session around a frozen core (of a pretraining, or untrained: "random")
+    evaluate   a trained model on the held-out session's *test* trials; the only job that opens them
+
+A specification says what is trained on which content; `run` is what a worker calls. Test trials never reach the first
+three: their keys hold the hash of training and validation trials only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sessionwise.data.splits import SessionData, TestSeal
+from sessionwise.data.store import SessionStore, open_store
+from sessionwise.errors import IntegrityError, UsageError
+from sessionwise.io.files import write_json
+from sessionwise.io.tensors import write_tensors
+from sessionwise.model.checkpoint import load_model, mean_session_embedding, save_model
+from sessionwise.model.ndt import NDT, NDTConfig
+from sessionwise.runs.spec import RunSpec
+from sessionwise.runs.store import RunStore
+from sessionwise.scoring.evaluate import Evaluation, EvaluationSettings, Scorer, horizon, tail_bins
+from sessionwise.scoring.likelihood import mean_over_units, pooled_bits, training_null_rates, unit_bits
+from sessionwise.training.batches import Batches
+from sessionwise.training.loop import (
+    FinetuneSettings,
+    Report,
+    Trained,
+    Training,
+    TrainSettings,
+    total_steps,
+    train,
+)
+from sessionwise.training.presets import Settings
+
+WORK = "sessionwise.training.jobs:run"
+RANDOM_CORE = "random"
+
+
+# Specifications -------------------------------------------------------------------------------------------------------
+
+
+def pretrain_spec(sessions: SessionStore, ids: Sequence[str], settings: Settings, seed: int) -> RunSpec:
+    """Train all weights on a set of sessions. The set has no order: equal sets are one run."""
+    ids = sorted(set(ids))
+    label = f"pretrain {ids[0]}" if len(ids) == 1 else f"pretrain {len(ids)} sessions"
+    return _spec("pretrain", sessions, ids, settings, settings.train, seed, label)
+
+
+def baseline_spec(sessions: SessionStore, heldout: str, settings: Settings, seed: int) -> RunSpec:
+    """Train all weights from scratch on the held-out session."""
+    return _spec("baseline", sessions, [heldout], settings, settings.baseline, seed, f"baseline {heldout}")
+
+
+def finetune_spec(sessions: SessionStore, heldout: str, core: RunSpec | None, settings: Settings, seed: int) -> RunSpec:
+    """Train new stitchers for ``heldout`` around the core of a pretraining; ``core=None``: an untrained core."""
+    what = core.label.removeprefix("pretrain ") if core else "random core"
+    label = f"finetune {heldout} on {what}"
+    spec = _spec("finetune", sessions, [heldout], settings, settings.finetune, seed, label)
+    if core is None:
+        return replace(spec, settings={**spec.settings, "core": RANDOM_CORE})
+    return replace(spec, inputs={"core": core.key})
+
+
+def evaluate_spec(sessions: SessionStore, heldout: str, model: RunSpec, settings: Settings) -> RunSpec:
+    """Score a trained model on the test trials of ``heldout``."""
+    data = sessions.load(heldout, settings.split_seed)
+    return RunSpec(
+        kind="evaluate",
+        settings={"evaluation": settings.evaluation.model_dump(), "split_seed": settings.split_seed},
+        sessions={heldout: data.test_hash},
+        inputs={"model": model.key},
+        seed=model.seed,
+        where={"store": str(sessions.path)},
+        label=f"evaluate {model.label}",
+        steps=1,
+    )
+
+
+def _spec(
+    kind: str, sessions: SessionStore, ids: Sequence[str], settings: Settings, how: TrainSettings, seed: int, label: str
+) -> RunSpec:
+    data = [sessions.load(i, settings.split_seed) for i in ids]
+    per_epoch = sum(-(-len(d.split.train) // how.batch_size) for d in data)
+    return RunSpec(
+        kind=kind,
+        settings={
+            "model": settings.model.model_dump(),
+            "train": how.model_dump(),
+            "evaluation": settings.evaluation.model_dump(),
+            "split_seed": settings.split_seed,
+        },
+        sessions={d.id: d.trainval_hash for d in data},
+        inputs={},
+        seed=seed,
+        where={"store": str(sessions.path)},
+        label=f"{label}, seed {seed}",
+        steps=total_steps(how, per_epoch),
+    )
+
+
+# The work -------------------------------------------------------------------------------------------------------------
+
+
+def run(spec: RunSpec, store: RunStore, report: Report) -> None:
+    """Do one run and commit it. One thread, so that the same run gives the same bytes beside any number of others."""
+    jobs: dict[str, Callable[[RunSpec, RunStore, Report], None]] = {
+        "pretrain": _from_scratch,
+        "baseline": _from_scratch,
+        "finetune": _finetune,
+        "evaluate": _evaluate,
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        jobs[spec.kind](spec, store, report)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _from_scratch(spec: RunSpec, store: RunStore, report: Report) -> None:
+    data = load_sessions(spec)
+    settings = TrainSettings.model_validate(spec.settings["train"])
+    model = NDT(NDTConfig.model_validate(spec.settings["model"]), data[0].n_bins, spec.seed)
+    for session in data:
+        model.add_session(session.id, session.n_units, mean_counts(session))
+    model.to(settings.device)
+    training = Training(
+        model, list(model.parameters()), Batches(data, settings.batch_size, spec.seed), settings, spec.seed
+    )
+    _train_and_commit(spec, store, report, training, data, core=True)
+
+
+def _finetune(spec: RunSpec, store: RunStore, report: Report) -> None:
+    (data,) = load_sessions(spec)
+    settings = FinetuneSettings.model_validate(spec.settings["train"])
+    model, embedding = _core(spec, store, data.n_bins)
+    model.add_session(data.id, data.n_units, mean_counts(data))
+    (session_embedding,) = model.session_embeddings.values()
+    if settings.session_embedding != "fresh" and embedding is not None:
+        session_embedding.data.copy_(embedding)
+    parameters = list(model.stitcher_parameters())
+    if settings.session_embedding == "trained":
+        parameters.append(session_embedding)
+    if not settings.freeze_core:
+        parameters += list(model.core.parameters())
+    chosen = {id(parameter) for parameter in parameters}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in chosen)
+    model.to(settings.device)
+    training = Training(model, parameters, Batches([data], settings.batch_size, spec.seed), settings, spec.seed)
+    whole = not settings.freeze_core or "core" not in spec.inputs
+    _train_and_commit(spec, store, report, training, [data], core=whole, frozen=settings.freeze_core)
+
+
+def _train_and_commit(
+    spec: RunSpec,
+    store: RunStore,
+    report: Report,
+    training: Training,
+    data: Sequence[SessionData],
+    core: bool,
+    frozen: bool = False,
+) -> None:
+    evaluation = EvaluationSettings.model_validate(spec.settings["evaluation"])
+    scorers = [scorer(session, "validation", evaluation) for session in data]
+    model, before = training.model, training.model.core_hash()
+    trained = train(
+        training,
+        lambda model: [s.forward_prediction(model) for s in scorers],
+        report,
+        store.work_folder(spec.key),
+        checkpoint_steps=spec.where.get("checkpoint_steps"),
+    )
+    after = model.core_hash()
+    if frozen and before != after:
+        raise IntegrityError(spec.label, "the frozen core changed in training", before[:12], "Report this as a bug")
+    result = {**_outcome(trained), "core_hash": after, "train_trials": training.batches.trials}
+    arrays = {"gain": np.array(trained.history.gain), "spikes": trained.spikes}
+    if trained.reason is None and len(data) == 1:
+        scores, chosen = _scores(trained, scorers[0], model, training.settings)
+        result, arrays = {**result, **scores}, {**arrays, "crossfit_gain": chosen}
+
+    def write(folder: Path) -> None:
+        if trained.reason is None:
+            save_model(folder, model, core=core)
+        write_tensors(folder / "validation.safetensors", arrays)
+        write_json(folder / "history.json", _curve(trained))
+
+    store.commit(spec, result, write)
+
+
+def _evaluate(spec: RunSpec, store: RunStore, report: Report) -> None:
+    ((heldout, expected),) = spec.sessions.items()
+    data = open_store(Path(spec.where["store"])).load(heldout, spec.settings["split_seed"])
+    if data.test_hash != expected:
+        raise IntegrityError(f"session {heldout}", "test trials changed since the plan was made", expected[:12])
+    settings = EvaluationSettings.model_validate(spec.settings["evaluation"])
+    model = load_trained(store, spec.inputs["model"])
+    seal = TestSeal(ledger_folder(store), spec.key, f"final evaluation of {spec.label}")
+    scored = scorer(data, "test", settings, data.open_test(seal))
+    folds, tail = scored.forward_prediction(model), scored.tail(model)
+    result = {"state": "done", "steps": 0, "tokens": 0, **_plain_scores(folds, tail, tail_bins(settings, data.n_bins))}
+    arrays = {"gain": folds.gain, "spikes": folds.spikes}
+    store.commit(spec, result, lambda folder: write_tensors(folder / "test.safetensors", arrays))
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+
+def load_sessions(spec: RunSpec) -> list[SessionData]:
+    """The run's sessions in the order of their ids; content that changed since the plan was made is refused."""
+    sessions = _opened(spec.where["store"])
+    data = [sessions.load(i, spec.settings["split_seed"]) for i in sorted(spec.sessions)]
+    for session in data:
+        if session.trainval_hash != spec.sessions[session.id]:
+            raise IntegrityError(
+                f"session {session.id}", "changed since the plan was made", spec.sessions[session.id][:12], "Run again"
+            )
+    return data
+
+
+@lru_cache(maxsize=4)
+def _opened(path: str) -> SessionStore:
+    return open_store(Path(path))
+
+
+def ledger_folder(store: RunStore) -> Path:
+    """Where each opening of test trials is recorded."""
+    return store.root.parent / "test-openings"
+
+
+def load_trained(store: RunStore, key: str) -> NDT:
+    """The trained model of a run, with its core from the run that it was built around."""
+    spec = store.spec(key)
+    if (state := store.state(key)) != "done":
+        raise UsageError(spec.label, f"is {state}", "a finished training", "Run the same command again")
+    core = store.folder(spec.inputs["core"]) if "core" in spec.inputs else None
+    return load_model(store.folder(key), core_from=core)
+
+
+def mean_counts(session: SessionData) -> torch.Tensor:
+    """(N,) mean training count per bin of each unit."""
+    counts = session.counts("train")
+    return torch.from_numpy(counts.mean(axis=(0, 1), dtype=np.float64)).float()
+
+
+def scorer(session: SessionData, part: str, settings: EvaluationSettings, counts: np.ndarray | None = None) -> Scorer:
+    """A scorer for the validation trials, or for test trials that were opened."""
+    rows = getattr(session.split, part)
+    counts = session.counts("validation") if counts is None else counts
+    null = training_null_rates(session.counts("train")) if settings.null == "train" else None
+    n_trials = sum(len(rows) for rows in (session.split.train, session.split.validation, session.split.test))
+    return Scorer(session.id, counts, rows, n_trials, settings, null)
+
+
+def _core(spec: RunSpec, store: RunStore, n_bins: int) -> tuple[NDT, torch.Tensor | None]:
+    """A model without sessions around the wanted core, and the mean session embedding of its pretraining."""
+    model = NDT(NDTConfig.model_validate(spec.settings["model"]), n_bins, spec.seed)
+    if "core" not in spec.inputs:
+        return model, None
+    folder = store.folder(spec.inputs["core"])
+    pretrained = load_model(folder, sessions=())
+    if (pretrained.config, pretrained.n_bins) != (model.config, model.n_bins):
+        raise UsageError(spec.label, "the core has another shape or number of bins", f"{model.config}, {n_bins} bins")
+    model.core.load_state_dict(pretrained.core.state_dict())
+    return model, mean_session_embedding(folder)
+
+
+def _outcome(trained: Trained) -> dict[str, Any]:
+    return {
+        "state": "done" if trained.reason is None else "diverged",
+        "reason": trained.reason,
+        "steps": trained.steps,
+        "tokens": trained.tokens,
+        "best_step": trained.best_step,
+        "best_bps": trained.best_bps if trained.reason is None else None,
+    }
+
+
+def _curve(trained: Trained) -> dict[str, Any]:
+    spikes = float(trained.spikes.sum())
+    bps = [pooled_bits(float(gain.sum()), spikes) for gain in trained.history.gain]
+    return {"step": trained.history.step, "loss": trained.history.loss, "bps": bps}
+
+
+def _scores(trained: Trained, scored: Scorer, model: NDT, settings: TrainSettings) -> tuple[dict[str, Any], np.ndarray]:
+    """Validation scores of one session, cross-fitted when its own trials chose the checkpoint (protocol B8)."""
+    folds, tail = scored.forward_prediction(model), scored.tail(model)
+    scores = _plain_scores(folds, tail, tail_bins(scored.settings, scored.counts.shape[1]))
+    if settings.keep == "last" or min(folds.spikes[0::2].sum(), folds.spikes[1::2].sum()) == 0:
+        return {**scores, "cross_fitted": False}, folds.gain
+    gain = crossfit_gain(np.array(trained.history.gain), trained.spikes)
+    unit_gain = np.sum([part for part in trained.crossfit.unit_gain if part is not None], axis=0)
+    unit_mean, left_out = mean_over_units(unit_bits(unit_gain, folds.unit_spikes.sum(axis=0)))
+    crossed = {
+        "bps": pooled_bits(float(gain.sum()), float(folds.spikes.sum())),
+        "bps_unit_mean": unit_mean,
+        "units_left_out": left_out,
+        "cross_fitted": True,
+    }
+    return {**scores, **crossed}, gain
+
+
+def crossfit_gain(gain: np.ndarray, spikes: np.ndarray) -> np.ndarray:
+    """(K,) gain of each trial under the checkpoint chosen on the *other* half of the trials.
+
+    gain: (E, K), one row a validation; spikes: (K,). The halves are the even and the odd trials.
+    """
+    chosen = np.empty(gain.shape[1])
+    for half in (0, 1):
+        best = int(np.argmax(gain[:, half::2].sum(axis=1)))
+        chosen[1 - half :: 2] = gain[best, 1 - half :: 2]
+    return chosen
+
+
+def _plain_scores(folds: Evaluation, tail: Evaluation, k: int) -> dict[str, Any]:
+    return {
+        "bps": folds.bps,
+        "bps_unit_mean": folds.bps_unit_mean,
+        "units_left_out": folds.units_left_out,
+        "bps_tail": _finite(tail.bps),
+        "bps_tail_unit_mean": _finite(tail.bps_unit_mean),
+        "tail_bins": k,
+        "horizon": [_finite(value) for value in horizon(tail, k)],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

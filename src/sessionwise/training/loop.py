@@ -1,0 +1,317 @@
+"""The one optimisation loop: AdamW, OneCycle, clipping, best on validation, divergence as an outcome, exact resume.
+
+The loop knows a model, a stream of batches and how to validate; what is trained (a whole model, or stitchers around a
+frozen core) is the caller's list of parameters.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from sessionwise.errors import UsageError
+from sessionwise.io.files import read_json, write_json
+from sessionwise.io.tensors import read_tensors, write_tensors
+from sessionwise.model.checkpoint import arrays
+from sessionwise.model.ndt import NDT
+from sessionwise.model.streams import stream
+from sessionwise.runs.checkpoints import latest_checkpoint, save_checkpoint
+from sessionwise.scoring.evaluate import Evaluation
+from sessionwise.scoring.likelihood import pooled_bits
+from sessionwise.training.batches import Batch, Batches
+
+Report = Callable[[dict[str, Any]], None]
+Validate = Callable[[NDT], list[Evaluation]]
+MIN_STEPS = 10
+
+
+class TrainSettings(BaseModel):
+    """How weights are trained. The defaults are Table A1 of the paper, and MtM's where it is silent (protocol A9)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(1000, ge=1, description="passes over all training trials of the selected sessions")
+    steps: int | None = Field(None, ge=MIN_STEPS, description="optimiser steps instead of epochs")
+    batch_size: int = Field(16, ge=1)
+    lr: float = Field(1e-4, gt=0, description="peak learning rate of OneCycle")
+    weight_decay: float = Field(0.01, ge=0)
+    pct_start: float = Field(0.15, gt=0, lt=1)
+    div_factor: float = Field(10.0, ge=1)
+    final_div_factor: float = Field(1e4, ge=1)
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    mask_ratio: float = Field(0.3, gt=0, lt=1)
+    loss: Literal["mean", "sum"] = Field("mean", description="over masked entries; MtM back-propagates the sum")
+    keep: Literal["best", "last"] = Field("best", description="checkpoint: best on validation, or the last")
+    validations: int = Field(25, ge=1, description="validations during a training, evenly spaced, the last at its end")
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+class FinetuneSettings(TrainSettings):
+    """How new stitchers are trained on a held-out session (protocol A14, B7)."""
+
+    freeze_core: bool = True
+    session_embedding: Literal["mean", "fresh", "trained"] = "mean"
+
+
+@dataclass
+class History:
+    """What validation saw: one row a validation. gain: (E, K) by trial of all sessions; bps: (E,) pooled."""
+
+    step: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    gain: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, step: int, loss: float, evaluations: Sequence[Evaluation]) -> None:
+        """Append one validation."""
+        self.step.append(step)
+        self.loss.append(loss)
+        self.gain.append(np.concatenate([evaluation.gain for evaluation in evaluations]))
+
+
+@dataclass
+class CrossFit:
+    """For each half of the validation trials: the step chosen on it, and the units' gains on the *other* half then."""
+
+    bps: list[float] = field(default_factory=lambda: [-math.inf, -math.inf])
+    step: list[int] = field(default_factory=lambda: [-1, -1])
+    unit_gain: list[np.ndarray | None] = field(default_factory=lambda: [None, None])
+
+    def offer(self, step: int, evaluation: Evaluation) -> None:
+        """Let a validation of one session compete in each half."""
+        for half in (0, 1):
+            bps = pooled_bits(float(evaluation.gain[half::2].sum()), float(evaluation.spikes[half::2].sum()))
+            if bps > self.bps[half]:
+                self.bps[half], self.step[half] = bps, step
+                self.unit_gain[half] = evaluation.unit_gain[1 - half].copy()
+
+
+@dataclass
+class Trained:
+    """How a training ended. ``reason`` is set when it diverged; the model then holds no usable weights."""
+
+    steps: int
+    tokens: int
+    best_step: int
+    best_bps: float
+    history: History
+    crossfit: CrossFit
+    spikes: np.ndarray
+    reason: str | None = None
+
+
+class Training:
+    """One training in progress: everything that a checkpoint must hold for a bit-identical continuation."""
+
+    def __init__(
+        self, model: NDT, parameters: Sequence[nn.Parameter], batches: Batches, settings: TrainSettings, seed: int
+    ) -> None:
+        self.model, self.parameters, self.batches, self.settings = model, list(parameters), batches, settings
+        self.total = total_steps(settings, batches.per_epoch)
+        self.step, self.tokens, self.recent_loss = 0, 0, 0.0
+        device = torch.device(settings.device)
+        self.mask_rng, self.dropout_rng = stream(seed, "masks"), stream(seed, "dropout", device=device)
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser,
+            settings.lr,
+            total_steps=self.total,
+            pct_start=settings.pct_start,
+            div_factor=settings.div_factor,
+            final_div_factor=settings.final_div_factor,
+        )
+        self.best_bps, self.best_step = -math.inf, -1
+        self.best: dict[str, Tensor] = {}
+        self.history, self.crossfit, self.spikes = History(), CrossFit(), np.zeros(0)
+
+    def advance(self) -> str | None:
+        """One optimiser step; the reason when the loss or the gradient is not finite."""
+        batch = self.batches.draw(self.settings.mask_ratio, self.mask_rng)
+        loss = batch_loss(self.model, batch, self.settings, self.dropout_rng)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        value = float(loss.detach())
+        if not math.isfinite(value) or not bool(torch.isfinite(norm)):
+            return f"loss {value:g}, gradient norm {float(norm):g} at step {self.step + 1} of {self.total}"
+        self.optimiser.step()
+        if self.step + 1 < self.total:
+            self.schedule.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        self.tokens += batch.masked.numel()
+        self.recent_loss = value
+        return None
+
+    def validate(self, evaluations: list[Evaluation]) -> str | None:
+        """Record one validation and keep the weights when they are the best so far; the reason when not finite."""
+        gain = float(sum(evaluation.gain.sum() for evaluation in evaluations))
+        spikes = np.concatenate([evaluation.spikes for evaluation in evaluations])
+        bps = pooled_bits(gain, float(spikes.sum()))
+        if not math.isfinite(bps):
+            return f"validation score {bps:g} at step {self.step} of {self.total}"
+        self.history.add(self.step, self.recent_loss, evaluations)
+        self.spikes = spikes
+        if len(evaluations) == 1:
+            self.crossfit.offer(self.step, evaluations[0])
+        if bps > self.best_bps or self.settings.keep == "last":
+            self.best_bps, self.best_step = bps, self.step
+            self.best = {name: tensor.detach().clone() for name, tensor in self._trained().items()}
+        return None
+
+    def finish(self, reason: str | None = None) -> Trained:
+        """Load the kept weights into the model and tell how it went."""
+        if reason is None:
+            self._load_trained(self.best)
+        return Trained(
+            self.step, self.tokens, self.best_step, self.best_bps, self.history, self.crossfit, self.spikes, reason
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the whole state as safetensors and JSON."""
+        tensors = {f"weights.{k}": v for k, v in self._trained().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        for index, slots in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+        tensors |= {"rng.masks": self.mask_rng.get_state(), "rng.dropout": self.dropout_rng.get_state()}
+        stored = arrays(tensors) | {"history.gain": np.array(self.history.gain), "spikes": self.spikes}
+        for half in (0, 1):
+            if (unit_gain := self.crossfit.unit_gain[half]) is not None:
+                stored[f"crossfit.{half}"] = unit_gain
+        write_tensors(folder / "state.safetensors", stored)
+        write_json(folder / "state.json", self._scalars())
+
+    def load(self, folder: Path) -> None:
+        """Continue from a saved state; what follows is bit-identical to never having stopped (one CPU thread)."""
+        about, stored = read_json(folder / "state.json"), read_tensors(folder / "state.safetensors")
+        self._load_trained(_group(stored, "weights."))
+        self.best = _group(stored, "best.")
+        self._load_optimiser(_group(stored, "optimiser."))
+        self.schedule.load_state_dict(about["schedule"])
+        for group, values in zip(self.optimiser.param_groups, about["groups"], strict=True):
+            group.update(lr=values["lr"], betas=tuple(values["betas"]))
+        self.mask_rng.set_state(torch.from_numpy(stored["rng.masks"]))
+        self.dropout_rng.set_state(torch.from_numpy(stored["rng.dropout"]))
+        self.batches.restore(about["batches"])
+        self.step, self.tokens, self.recent_loss = about["step"], about["tokens"], about["recent_loss"]
+        self.best_bps, self.best_step = _number(about["best_bps"]), about["best_step"]
+        self.history = History(about["history_step"], about["history_loss"], list(stored["history.gain"]))
+        unit_gain = [stored.get(f"crossfit.{half}") for half in (0, 1)]
+        self.crossfit = CrossFit([_number(x) for x in about["crossfit_bps"]], about["crossfit_step"], unit_gain)
+        self.spikes = stored["spikes"]
+
+    def _scalars(self) -> dict[str, Any]:
+        groups = [{"lr": float(g["lr"]), "betas": list(g["betas"])} for g in self.optimiser.param_groups]
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "recent_loss": self.recent_loss,
+            "best_bps": _finite(self.best_bps),
+            "best_step": self.best_step,
+            "batches": self.batches.state(),
+            "schedule": self.schedule.state_dict(),
+            "groups": groups,
+            "history_step": self.history.step,
+            "history_loss": self.history.loss,
+            "crossfit_bps": [_finite(x) for x in self.crossfit.bps],
+            "crossfit_step": self.crossfit.step,
+        }
+
+    def _trained(self) -> dict[str, Tensor]:
+        wanted = {id(parameter) for parameter in self.parameters}
+        return {name: p for name, p in self.model.named_parameters() if id(p) in wanted}
+
+    @torch.no_grad()
+    def _load_trained(self, values: dict[str, Tensor]) -> None:
+        for name, parameter in self._trained().items():
+            parameter.copy_(values[name])
+
+    def _load_optimiser(self, flat: dict[str, Tensor]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in flat.items():
+            index, slot = name.split(".", 1)
+            state.setdefault(int(index), {})[slot] = tensor
+        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
+
+
+def train(
+    training: Training,
+    validate: Validate,
+    report: Report,
+    work: Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    checkpoint_steps: int | None = None,
+) -> Trained:
+    """Run a training to its end, from the newest checkpoint in ``work`` if there is one.
+
+    Validates at evenly spaced steps and at the last; writes a checkpoint every ``checkpoint_seconds`` (or every
+    ``checkpoint_steps``). When checkpoints are written changes no result.
+    """
+    if work is not None and (stored := latest_checkpoint(work)) is not None:
+        training.load(stored)
+    due = validation_steps(training.total, training.settings.validations)
+    saved = time.monotonic()
+    while training.step < training.total:
+        if reason := training.advance():
+            return training.finish(reason)
+        if training.step in due:
+            if reason := training.validate(validate(training.model)):
+                return training.finish(reason)
+            report(_progress(training))
+        late = time.monotonic() - saved > checkpoint_seconds
+        if work is not None and (training.step % checkpoint_steps == 0 if checkpoint_steps else late):
+            save_checkpoint(work, training.step, training.save)
+            saved = time.monotonic()
+    return training.finish()
+
+
+def batch_loss(model: NDT, batch: Batch, settings: TrainSettings, dropout_rng: torch.Generator | None) -> Tensor:
+    """Poisson negative log likelihood (without log x!) of the masked entries; of all entries under ``next_step``."""
+    device = model.core.positions.device
+    counts, masked = batch.counts.to(device), batch.masked.to(device)
+    if model.config.objective == "next_step":
+        masked, scored = torch.zeros_like(masked), torch.ones_like(masked)
+    else:
+        scored = masked
+    log_rates = model(counts, masked, batch.session_id, dropout_rng)[scored]  # (masked bins, N)
+    losses = log_rates.exp() - counts[scored] * log_rates
+    return losses.mean() if settings.loss == "mean" else losses.sum()
+
+
+def total_steps(settings: TrainSettings, batches_per_epoch: int) -> int:
+    """Optimiser steps of a training: ``steps``, else ``epochs`` passes (protocol A11)."""
+    total = settings.steps or settings.epochs * batches_per_epoch
+    if total < MIN_STEPS:
+        raise UsageError("train.epochs", f"gives {total} steps", f"at least {MIN_STEPS}", "Set more epochs")
+    return total
+
+
+def validation_steps(total: int, validations: int) -> set[int]:
+    """After which steps to validate: evenly spaced, the last one included."""
+    return {math.ceil(total * (i + 1) / validations) for i in range(validations)}
+
+
+def _progress(training: Training) -> dict[str, Any]:
+    bps = pooled_bits(float(training.history.gain[-1].sum()), float(training.spikes.sum()))
+    return {"step": training.step, "steps": training.total, "loss": training.recent_loss, "bps": bps}
+
+
+def _group(stored: dict[str, np.ndarray], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): torch.from_numpy(np.array(v)) for k, v in stored.items() if k.startswith(prefix)}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return -math.inf if value is None else value
