@@ -13,9 +13,6 @@ SESSIONWISE_DATA ?= $(abspath ../shared/data)
 export SESSIONWISE_DATA
 endif
 
-# One thread a process: trainings run side by side, and threads that compete for cores are slower than none.
-ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-
 .PHONY: help install demo test check clean
 .DEFAULT_GOAL := help
 
@@ -27,14 +24,15 @@ install: .venv/.installed-dev ## .venv with the library, the tools and the extra
 demo: .venv/.installed ## rank simulated sessions, compare selections, write demo/report (minutes)
 	$(BIN)/sessionwise demo --to demo
 
+# One process: the tests of workers, signals and kills start processes of their own and want the other core.
 test: .venv/.installed-dev ## the test suite (TESTS=tests/data, PYTEST_ARGS="-k split")
-	$(ONE_THREAD) $(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)
 
 check: .venv/.installed-dev ## formatting, lint, types, and the directions of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(ONE_THREAD) $(BIN)/python -m pytest tests/test_architecture.py
+	$(BIN)/python -m pytest tests/test_architecture.py
 
 clean: ## remove caches, build outputs and demo/ (remove .venv yourself for a new one)
 	rm -rf demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -50,5 +48,6 @@ clean: ## remove caches, build outputs and demo/ (remove .venv yourself for a ne
 	  echo "sessionwise needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
 	       "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv: about a minute where pip has the packages, several where it must fetch torch."
 	$(PIP) -e .
 	@touch $@
