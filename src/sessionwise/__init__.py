@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sessionwise.data.session import Session as Session
     from sessionwise.data.session import make_session as make_session
+    from sessionwise.data.simulate import simulate_pool as simulate_pool
     from sessionwise.data.store import create_store as create_store
     from sessionwise.data.store import open_store as open_store
+    from sessionwise.selection.ranking import Ranking as Ranking
+    from sessionwise.selection.ranking import open_ranking as open_ranking
+    from sessionwise.selection.ranking import rank as rank
+    from sessionwise.training.library import evaluate as evaluate
+    from sessionwise.training.library import finetune as finetune
+    from sessionwise.training.library import pretrain as pretrain
+    from sessionwise.training.library import train_baseline as train_baseline
 
 __version__ = "0.1.0.dev0"
 
@@ -21,9 +29,31 @@ _PUBLIC = {  # name -> module that defines it
     "make_session": "sessionwise.data.session",
     "create_store": "sessionwise.data.store",
     "open_store": "sessionwise.data.store",
+    "simulate_pool": "sessionwise.data.simulate",
+    "Ranking": "sessionwise.selection.ranking",
+    "open_ranking": "sessionwise.selection.ranking",
+    "rank": "sessionwise.selection.ranking",
+    "pretrain": "sessionwise.training.library",
+    "finetune": "sessionwise.training.library",
+    "train_baseline": "sessionwise.training.library",
+    "evaluate": "sessionwise.training.library",
 }
 
-__all__ = ["Session", "__version__", "create_store", "make_session", "open_store"]
+__all__ = [
+    "Ranking",
+    "Session",
+    "__version__",
+    "create_store",
+    "evaluate",
+    "finetune",
+    "make_session",
+    "open_ranking",
+    "open_store",
+    "pretrain",
+    "rank",
+    "simulate_pool",
+    "train_baseline",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sessionwise.errors import EXIT_STOPPED, Problems, SessionwiseError, SessionwiseWarning, UsageError, raise_all
+from sessionwise.errors import (
+    EXIT_SOME_RUNS_FAILED,
+    EXIT_STOPPED,
+    Problems,
+    SessionwiseError,
+    SessionwiseWarning,
+    UsageError,
+    raise_all,
+)
 
 if TYPE_CHECKING:
     from sessionwise.data.info import SessionInfo
@@ -248,6 +256,137 @@ def _facts(info: SessionInfo, split: Any) -> list[tuple[str, object]]:
 
 def _plain(value: object) -> object:
     return ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# sessionwise rank, demo, report
+# ---------------------------------------------------------------------------------------------------------------------
+
+StudyPath = Annotated[Path, typer.Option("--to", metavar="STUDY", help="Folder of runs and results; goes on there.")]
+Executor = Annotated[str, typer.Option("--on", help="processes | processes:N (default: one a core) | here")]
+
+
+@app.command("rank", epilog="Example: sessionwise rank my-store --heldout 11_Hench_2017-06-18 --preset tiny --to study")
+def rank_command(
+    store: StorePath,
+    heldout: Annotated[str, typer.Option(metavar="ID[,ID]", help="Session(s) to rank the pool for.")],
+    to: StudyPath,
+    pool: Annotated[
+        str | None, typer.Option(metavar="ID,...|FILTER", help="Ids, or a filter: 'subject != Hench'. [all others]")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="tiny | small | paper")] = "small",
+    seeds: Annotated[str, typer.Option(help="Seeds; the score is the mean over them.")] = "10,20,42",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: train.epochs=50")
+    ] = None,
+    on: Executor = "processes",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs again that failed before.")] = False,
+) -> None:
+    """Rank the pool for a held-out session: pretrain on each, finetune around each frozen core, score on validation.
+
+    What is stored in STUDY is not computed again; after any interruption the same command goes on.
+    """
+    from sessionwise.data.store import open_store
+    from sessionwise.runs.progress import make_progress
+    from sessionwise.selection.ranking import rank
+
+    names = _names("--heldout", heldout)
+    options = {"pool": pool, "preset": preset, "seeds": _whole_numbers("--seeds", seeds), "overrides": set_ or ()}
+    rankings = rank(
+        open_store(store), names, **options, to=to, on=on, progress=make_progress(), retry_failed=retry_failed
+    )
+    for ranking in rankings:
+        _print_ranking(ranking.document)
+    print(f"report: {shown(_write_report(to))}")
+    _exit_if_failed([row for ranking in rankings for row in ranking.document["rows"]])
+
+
+@app.command("demo", epilog="Example: sessionwise demo --to demo")
+def demo_command(
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Folder for everything the demo makes.")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated sessions.")] = 0,
+    on: Executor = "processes",
+) -> None:
+    """Rank simulated sessions of known closeness, compare what selections give, and write the report."""
+    from sessionwise.runs.progress import make_progress
+    from sessionwise.study.demo import run_demo
+
+    demo = run_demo(to, seed=seed, on=on, progress=make_progress())
+    _print_ranking(demo.ranking.document)
+    _print_comparison(demo.comparison)
+    print(f"report: {shown(demo.report)}")
+    _exit_if_failed([*demo.ranking.document["rows"], *demo.comparison["arms"]])
+
+
+@app.command("report", epilog="Example: sessionwise report study")
+def report_command(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="Folder that a ranking was written to.")],
+) -> None:
+    """Write the report of a study again from its stored rankings."""
+    print(f"report: {shown(_write_report(study))}")
+
+
+def _write_report(study: Path) -> Path:
+    from sessionwise.analysis.report import report_of_study
+
+    return report_of_study(study)
+
+
+def _names(option: str, text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(option, f"{text!r}", "one id, or several with commas", "See: sessionwise data list STORE")
+    return names
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(option, f"{text!r}", "whole numbers with commas", f"For example: {option} 10,20,42") from error
+
+
+def _exit_if_failed(rows: Sequence[Any]) -> None:
+    missing = [row for row in rows if row["state"] != "done"]
+    for row in missing[:MAX_PROBLEMS]:
+        say(f"without a score: {row.get('session') or row.get('name')}: {row['state']}: {row['reason']}")
+    if missing:
+        raise typer.Exit(EXIT_SOME_RUNS_FAILED)
+
+
+def _print_ranking(document: Any) -> None:
+    rows, columns = [], ["rank", "session", "bits/spike", "sd", "80 % rank", "P(best)", "P(top 3)", "trials", "units"]
+    for row in document["rows"]:
+        span = f"{row['rank_low']}-{row['rank_high']}" if row["rank"] else row["state"]
+        chances = [_number(row["p_top"].get(k), 2) for k in ("1", "3")]
+        score = [_number(row["score"], 4), _number(row["sd"], 4)]
+        rows.append([row["rank"], row["session"], *score, span, *chances, row["n_trials"], row["n_units"]])
+    for name, arm in (("baseline (from scratch)", "baseline"), ("random frozen core", "random_core")):
+        rows.append([None, name, _number(document[arm]["score"], 4), _number(document[arm]["sd"], 4), *[None] * 5])
+    print(f"\nRanking for {shown(document['heldout'])}, {document['score_kind']}, seeds {document['seeds']}")
+    print_table(columns, rows, right=[name for name in columns if name != "session"])
+    print(shown(document["verdict"]["text"]))
+    if document["truth"] and document["truth"]["spearman"] is not None:
+        print(f"Agreement with the true closeness: Spearman {document['truth']['spearman']:.2f}")
+
+
+def _print_comparison(comparison: Any) -> None:
+    rows = []
+    for arm in comparison["arms"]:
+        gap = arm["difference"]
+        interval = f"{gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]" if gap else None
+        numbers = [_number(arm["bps"], 4), _number(arm["sd"], 4), interval, _number(arm["improvement_percent"], 1)]
+        rows.append([arm["name"], ", ".join(arm["sessions"]) or None, *numbers, arm["steps"]])
+    columns = ["pretrained on", "sessions", "test bits/spike", "sd", "minus baseline [95 %]", "%", "steps"]
+    print("\nSelections compared on test trials")
+    print_table(columns, rows, right=[name for name in columns if name not in ("pretrained on", "sessions")])
+    print(shown(comparison["note"]))
+
+
+def _number(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"
 
 
 if __name__ == "__main__":
