@@ -265,7 +265,7 @@ def closeness(session: Recipe, heldout: Recipe, shift: float) -> float:
     """
     weights = heldout.modulation / heldout.modulation.sum() if heldout.modulation.any() else 1 / len(heldout.latency)
     distance = math.sqrt(float(np.sum(weights * (session.latency - heldout.latency) ** 2)))
-    return -(session.quality * distance + (1 - session.quality) * (2 * shift + 5))
+    return 0.0 - (session.quality * distance + (1 - session.quality) * (2 * shift + 5))  # 0.0, never -0.0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
