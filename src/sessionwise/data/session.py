@@ -86,6 +86,7 @@ def make_session(
     bin_s: float,
     window_s: tuple[float, float] | None = None,
     *,
+    start_s: float = 0.0,
     align: str | None = None,
     unit_ids: Sequence[Any] | None = None,
     areas: Sequence[Any] | None = None,
@@ -102,7 +103,7 @@ def make_session(
     Parameters
     ----------
     counts: (K trials, T bins, N units) spike counts of any integer type; whole floats are converted, and noted.
-    bin_s: length of a bin in seconds. window_s: (start, stop) in seconds; without it (0, T * bin_s).
+    bin_s: length of a bin in seconds. window_s: (start, stop) in seconds; without it the window begins at ``start_s``.
     trial_ids: number of each trial in its source, default 0..K-1; trials are put into ascending order.
 
     Raises
@@ -130,7 +131,7 @@ def make_session(
     numbers, order = _trial_order(where, trial_ids, array.shape[0], remarks)
     array = _frozen(array if order is None else array[order])
     odd = oddities(array, given_as)
-    start = 0.0 if window_s is None else round(float(window_s[0]), 9)
+    start = round(float(start_s if window_s is None else window_s[0]), 9)
     session = Session(
         id=id,
         counts=array,

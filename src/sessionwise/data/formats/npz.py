@@ -51,20 +51,19 @@ def _session(path: Path, arrays: Mapping[str, np.ndarray], sha256: str, session_
     notes: list[str] = []
     counts, bin_s = arrays["counts"], _bin_s(path, arrays)
     start_s = _start_s(path, arrays, notes)
-    bins = counts.shape[1] if counts.ndim == 3 else 0
+    stop_s = round(start_s + bin_s * (counts.shape[1] if counts.ndim == 3 else 0), 9)
     columns, extra = _columns(arrays, counts.shape[0] if counts.ndim == 3 else -1, notes)
-    window_s = (start_s, start_s + bins * bin_s) if bins else None
-    recorded = {"bin_s": bin_s, "window_s": [round(t, 9) for t in window_s or ()]}
+    recorded = {"bin_s": bin_s, "window_s": [start_s, stop_s]}
     return make_session(
         session_id or _text(path, arrays, "id") or _text(path, arrays, "eid") or path.stem,
         counts,
         bin_s,
-        window_s,
+        start_s=start_s,
         trial_columns=columns,
         trial_ids=arrays.get("trial_ids"),
         source={"format": "npz", "file": path.name, "sha256": sha256, "recorded": recorded, "about": extra},
         notes=notes,
-        **{name: _text(path, arrays, name) for name in _TEXTS},
+        **_texts(path, arrays),
         **_unit_metadata(path, arrays),
     )
 
@@ -103,6 +102,10 @@ def _text(path: Path, arrays: Mapping[str, np.ndarray], name: str) -> str | None
         raise DataError(str(path), f"{name!r} is {_brief(arrays[name])}", "one text", f"Correct {name!r}")
     value = arrays[name].item()
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _texts(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {name: _text(path, arrays, name) for name in _TEXTS}
 
 
 def _unit_metadata(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
