@@ -9,8 +9,10 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import toy_work
 
 from sessionwise.errors import EXIT_STOPPED, EnvironmentProblem, IntegrityError, SessionwiseWarning, UsageError
 from sessionwise.runs.launch import execute, pending
+from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
 
@@ -277,6 +280,35 @@ def test_two_drivers_compute_each_run_once(study):
         assert [states[key][0] for states in said] == ["done", "done"]
         assert sorted(states[key][1] for states in said) == [False, True]
     assert min(sum(states[key][1] for key in unique) for states in said) > 3  # both took part
+
+
+@pytest.mark.parametrize("on", ["here", "processes:1"])
+def test_a_run_that_another_process_computes_is_waited_for_and_others_go_on(study, on):
+    """The other process (here a thread with a store of its own) holds the longest run, then commits it."""
+    held, free = study.spec(seed=1, steps=9), study.spec(seed=2, steps=1)
+    locked = threading.Event()
+
+    def other() -> None:
+        store = RunStore(study.store.root)
+        with store.lock(held.key):
+            locked.set()
+            wait_until(lambda: study.store.state(free.key) == "done")
+            time.sleep(0.8)
+            toy_work.commit(held, store, {"state": "done", "value": 1})
+
+    class Notes(Progress):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(other)
+        locked.wait()
+        outcomes = execute([held, free], RunStore(study.store.root), WORK, on, Notes())
+        future.result()
+    assert not outcomes[held.key].computed and outcomes[held.key].state == "done" and outcomes[free.key].computed
+    assert study.events("begun") == [free.key]
+    assert len(said) == 1 and f"process {os.getpid()}; waiting" in said[0]
 
 
 def test_kill_9_of_the_driver_loses_nothing_and_its_workers_go(study):

@@ -81,6 +81,7 @@ def test_the_live_table_shows_runs_under_way():
     progress = LiveProgress(Console(file=stream, force_terminal=True, width=120), clock)
     runs = [spec(1), spec(2, "finetune")]
     progress.begin(runs, workers=2)
+    assert "pretrain 0/1, finetune 0/1" in stream.getvalue()
     progress.start(runs[0])
     clock.now += 5
     progress.event(runs[0], {"step": 40, "steps": 100, "loss": 0.5, "bps": None})

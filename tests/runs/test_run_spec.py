@@ -110,8 +110,10 @@ def test_wrong_types_are_refused(changes):
 
 def test_values_are_copies_and_survive_json():
     mine = {"layers": [1, 2], "deep": {"x": (1, 2)}}
-    one = spec(settings=mine, where={"store": "/data"}, label="text", steps=5)
+    where = {"store": "/data"}
+    one = spec(settings=mine, where=where, label="text", steps=5)
     mine["layers"].append(3)
+    where["store"] = "/other"
     assert one.settings == {"layers": [1, 2], "deep": {"x": [1, 2]}}
     again = RunSpec.from_json(json.loads(json.dumps(one.to_json())))
     assert again.key == one.key and (again.where, again.label, again.steps) == ({"store": "/data"}, "text", 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
@@ -184,6 +185,10 @@ def test_what_is_verified_once_is_not_hashed_again_but_its_absence_is_seen(tmp_p
     assert store.state(key) == "done"  # this process verified it before
     shutil.rmtree(tmp_path / key)
     assert store.state(key) == "missing"
+    toy_committer.commit(RunStore(tmp_path), 0)
+    (tmp_path / key / "curve.bin").write_text("damaged")
+    with pytest.warns(SessionwiseWarning, match="moved aside"):
+        assert store.state(key) == "missing"  # what came after the absence is verified anew
 
 
 def test_failures_are_kept_until_forgotten_or_superseded(tmp_path):
@@ -238,6 +243,23 @@ def test_a_lock_vanishes_with_its_process(tmp_path):
     process.wait()
     with RunStore(tmp_path).lock(toy_spec(0).key):
         pass
+
+
+def test_a_lock_file_that_vanishes_while_it_is_opened_is_opened_anew(tmp_path, monkeypatch):
+    """The holder before us removes the file after we opened it: a lock on the removed file would exclude nobody."""
+    key, real, calls = "0" * 64, fcntl.flock, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            (tmp_path / ".locks" / key).unlink()
+        real(descriptor, operation)
+
+    monkeypatch.setattr("sessionwise.runs.store.fcntl.flock", flock)
+    with RunStore(tmp_path).lock(key):
+        assert len(calls) == 2
+        with pytest.raises(Busy), RunStore(tmp_path).lock(key):
+            pass
 
 
 def test_only_one_of_many_threads_holds_a_lock(tmp_path):

@@ -170,16 +170,18 @@ class LiveProgress(Progress):
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock)
         self._console = console or Console(stderr=True)
-        self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self.render)
+        self._live: Live | None = None
 
     def begin(self, specs: Sequence[RunSpec], workers: int) -> None:
         """Start drawing."""
         super().begin(specs, workers)
-        self._live.start()
+        self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self.render)
+        self._live.start(refresh=True)
 
     def end(self) -> None:
         """Draw the last state and leave it."""
-        self._live.stop()
+        if self._live:
+            self._live.stop()
 
     def settled(self, spec: RunSpec, outcome: Outcome, run: RunProgress | None) -> None:
         """What did not succeed stays on the screen above the table."""
