@@ -26,3 +26,26 @@ def real_data() -> Path:
     if not Path(folder).is_dir():
         pytest.skip(f"SESSIONWISE_DATA names {folder}, which is no folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def toy_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared store of four small simulated pool sessions, ``sim-00`` to ``sim-03``, and ``sim-heldout-0``."""
+    from sessionwise.data.simulate import simulate_pool, write_truth
+    from sessionwise.data.store import create_store
+
+    pool = simulate_pool(4, 1, seed=1, bad_share=0.0, n_trials=(60, 70), n_units=(8, 12), rate_hz=15.0, n_bins=12)
+    path = tmp_path_factory.mktemp("toy") / "store"
+    store = create_store(path)
+    for session in pool.sessions:
+        store.add(session)
+    write_truth(path, pool)
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_settings() -> dict[str, int]:
+    """Overrides that make a training of the toy store a matter of a fraction of a second."""
+    small = {"model.token_width": 8, "model.width": 8, "model.feedforward": 8, "model.heads": 2, "model.blocks": 1}
+    steps = {f"{kind}.steps": 16 for kind in ("train", "finetune", "baseline")}
+    return {**small, **steps, **{f"{kind}.validations": 4 for kind in ("train", "finetune", "baseline")}}

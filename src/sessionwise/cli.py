@@ -291,9 +291,17 @@ def rank_command(
     from sessionwise.selection.ranking import rank
 
     names = _names("--heldout", heldout)
-    options = {"pool": pool, "preset": preset, "seeds": _whole_numbers("--seeds", seeds), "overrides": set_ or ()}
     rankings = rank(
-        open_store(store), names, **options, to=to, on=on, progress=make_progress(), retry_failed=retry_failed
+        open_store(store),
+        names,
+        pool=pool,
+        preset=preset,
+        seeds=_whole_numbers("--seeds", seeds),
+        overrides=set_ or (),
+        to=to,
+        on=on,
+        progress=make_progress(),
+        retry_failed=retry_failed,
     )
     for ranking in rankings:
         _print_ranking(ranking.document)

@@ -177,3 +177,19 @@ def test_known_and_unknown_sessions_are_named(make):
 def test_heads_must_divide_width():
     with pytest.raises(ValueError, match=r"heads \(3\) must divide width \(8\)"):
         NDTConfig(width=8, heads=3)
+
+
+@pytest.mark.parametrize("objective", ["masked_causal", "next_step"])
+def test_decoding_only_some_bins_is_exact(objective):
+    """The fast path of the loss and the scores, in value and in every gradient."""
+    counts, masked = counts_and_mask()
+    found = {}
+    for name in ("all", "some"):
+        model = toy(objective=objective)
+        rng = stream(1, "dropout")
+        rates = model(counts, masked, "a", rng)[masked] if name == "all" else None
+        rates = model.log_rates_at(masked, counts, masked, "a", rng) if rates is None else rates
+        rates.exp().sum().backward()
+        found[name] = [rates.detach()] + [p.grad for p in model.parameters()]
+    for one, two in zip(*found.values(), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)

@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from sessionwise.errors import UsageError
+from sessionwise.errors import Stopped, UsageError
 from sessionwise.io.files import read_json, write_json
 from sessionwise.io.tensors import read_tensors, write_tensors
 from sessionwise.model.ndt import NDT, NDTConfig
 from sessionwise.model.streams import stream
+from sessionwise.runs.checkpoints import checkpoint_step, latest_checkpoint
+from sessionwise.runs.worker import Reporter
 from sessionwise.scoring.evaluate import EvaluationSettings, Scorer
 from sessionwise.training.batches import Batch, Batches
 from sessionwise.training.loop import Training, TrainSettings, batch_loss, total_steps, train, validation_steps
 
 # Counts without structure and a start at the null model: validation is best early, so the best so far matters later.
 TOY = NDTConfig(token_width=6, width=8, feedforward=12, heads=2, blocks=1, dropout=0.2, decoder_start="null")
+SILENT = Reporter(lambda event: None)
 SETTINGS = TrainSettings(epochs=5, lr=1e-2, validations=7)
 
 
@@ -60,7 +63,7 @@ def fingerprint(state, trained):
 @pytest.fixture(scope="module")
 def uninterrupted():
     state = training()
-    return fingerprint(state, train(state, validator(), lambda event: None))
+    return fingerprint(state, train(state, validator(), SILENT))
 
 
 class Killed(Exception):
@@ -83,14 +86,14 @@ def stopped_at(step, work):
 
     state.advance = advance_or_die
     with pytest.raises(Killed):
-        train(state, kill, lambda event: None, work, checkpoint_steps=1)
+        train(state, kill, SILENT, work, checkpoint_steps=1)
 
 
 @pytest.mark.parametrize("step", [1, 3, 6, 14])  # 3 steps an epoch, 15 in all; validations at 3, 5, 7, 9, 11, 13, 15
 def test_stop_and_resume_gives_the_same_bytes(tmp_path, uninterrupted, step):
     stopped_at(step, tmp_path)
     state = training()
-    assert fingerprint(state, train(state, validator(), lambda event: None, tmp_path)) == uninterrupted
+    assert fingerprint(state, train(state, validator(), SILENT, tmp_path)) == uninterrupted
 
 
 def edit_json(change):
@@ -149,12 +152,12 @@ def test_each_part_of_the_state_is_needed(tmp_path, uninterrupted, part, monkeyp
     MUTATIONS[part](folder)
     monkeypatch.setattr("sessionwise.training.loop.latest_checkpoint", lambda work: folder)  # its hashes are stale now
     state = training()
-    assert fingerprint(state, train(state, validator(), lambda event: None, tmp_path)) != uninterrupted
+    assert fingerprint(state, train(state, validator(), SILENT, tmp_path)) != uninterrupted
 
 
 def test_when_checkpoints_are_written_changes_nothing(tmp_path, uninterrupted):
     state = training()
-    trained = train(state, validator(), lambda event: None, tmp_path, checkpoint_steps=2)
+    trained = train(state, validator(), SILENT, tmp_path, checkpoint_steps=2)
     assert fingerprint(state, trained) == uninterrupted
 
 
@@ -218,7 +221,7 @@ def test_best_on_validation_is_kept_and_last_on_request():
             evaluation.gain[:] = factor * 10
             return [evaluation]
 
-        trained = train(state, fake, lambda event: None)
+        trained = train(state, fake, SILENT)
         assert trained.best_step == wanted
         assert torch.equal(state.model.core.scheme, kept[wanted])
         assert not torch.equal(kept[5], kept[15])
@@ -240,7 +243,7 @@ def test_not_finite_is_an_outcome_with_a_reason(where):
             evaluation.gain[0] = math.nan
             return [evaluation]
 
-    trained = train(state, validate, lambda event: None)
+    trained = train(state, validate, SILENT)
     assert trained.reason and ("nan" in trained.reason or "inf" in trained.reason)
     assert trained.best_step == -1 and trained.best_bps == -math.inf
 
@@ -251,3 +254,17 @@ def test_steps_epochs_and_validation_steps():
         total_steps(TrainSettings(epochs=2), 3)
     assert sorted(validation_steps(15, 4)) == [4, 8, 12, 15] and validation_steps(10, 1) == {10}
     assert len(validation_steps(3, 25)) == 3
+
+
+def test_asked_to_stop_it_saves_and_repeats_no_step(tmp_path, uninterrupted):
+    """P2: the checkpoint is that of the last step done; the same call goes on to the same bytes."""
+    state, asked = training(), [False]
+
+    def events(event):
+        asked[0] = event["step"] >= 4
+
+    with pytest.raises(Stopped):
+        train(state, validator(), Reporter(events, lambda: asked[0]), tmp_path)
+    assert checkpoint_step(latest_checkpoint(tmp_path)) == state.step < 15
+    again = training()
+    assert fingerprint(again, train(again, validator(), SILENT, tmp_path)) == uninterrupted

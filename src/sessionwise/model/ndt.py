@@ -183,11 +183,25 @@ class NDT(nn.Module):
         Bin t is predicted from unmasked bins up to t (``masked_causal``: at or before t; ``next_step``: before t).
         Without ``dropout_rng`` the answer is deterministic.
         """
+        return self.stitchers_of(session_id).decode(self.features(counts, masked, session_id, dropout_rng))
+
+    def log_rates_at(
+        self, bins: Tensor, counts: Tensor, masked: Tensor, session_id: str, dropout_rng: Generator | None = None
+    ) -> Tensor:
+        """``forward(...)[bins]`` for ``bins`` (K, T) bool: log rates (M, N) of those bins alone, in row order.
+
+        The loss and the scores look at masked bins only; decoding the others is most of a small model's work.
+        """
+        return self.stitchers_of(session_id).decode(self.features(counts, masked, session_id, dropout_rng)[bins])
+
+    def features(self, counts: Tensor, masked: Tensor, session_id: str, dropout_rng: Generator | None = None) -> Tensor:
+        """What the core makes of the counts: (K, T, D), before the decoding stitcher."""
         stitchers, session = self.stitchers_of(session_id), self.session_embeddings[folder_name(session_id)]
         seen = counts.to(session.dtype).masked_fill(masked.unsqueeze(-1), 0)  # (K, T, N)
         if self.config.objective == "next_step":
             seen = F.pad(seen[:, :-1], (0, 0, 1, 0))  # bin t sees counts up to t - 1
-        return stitchers.decode(self.core(stitchers.encode(seen), session, dropout_rng))
+        features: Tensor = self.core(stitchers.encode(seen), session, dropout_rng)
+        return features
 
     def stitchers_of(self, session_id: str) -> Stitchers:
         """The stitchers of a session; an unknown session is an error that names the known ones."""

@@ -8,6 +8,7 @@ Axes: K trials, T bins, N units; the trials alternate between two halves (even a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -116,28 +117,41 @@ class Scorer:
     def _score(self, model: NDT, masks: Sequence[tuple[torch.Tensor, torch.Tensor]], draws: int = 1) -> Evaluation:
         K, T, N = self.counts.shape
         device = model.core.positions.device
-        sums = {name: np.zeros(shape) for name, shape in _SHAPES(K, T, N).items()}
+        sums = {name: np.zeros(shape) for name, shape in _shapes(K, T, N).items()}
         null = self.null.to(device)
         for start in range(0, K, _TRIALS_AT_ONCE):
             part = slice(start, min(start + _TRIALS_AT_ONCE, K))
             counts = self.counts[part].to(device)
             for masked, scored in masks:
-                log_rates = model(counts, masked[part].to(device), self.session_id)
-                self._add(sums, part, log_rates, counts, scored[part].to(device), null)
+                bins = scored[part].to(device)
+                log_rates = model.log_rates_at(bins, counts, masked[part].to(device), self.session_id)
+                _add(sums, part.start, bins, log_rates, counts[bins], null)
         scale = 1 / draws
         return Evaluation(**{name: value * scale for name, value in sums.items()})
 
-    def _add(self, sums: dict[str, np.ndarray], part: slice, log_rates, counts, scored, null) -> None:  # type: ignore[no-untyped-def]
-        """Add one forward pass to the sums: gain = x (log r - log r0) - (r - r0), over the scored bins."""
-        log_rates = log_rates.clamp_min(float(np.log(RATE_FLOOR)))
-        floor = null.clamp_min(RATE_FLOOR).float()
-        spikes = counts.float() * scored.unsqueeze(-1)  # (k, T, N)
-        gain = (log_rates - floor.log()) * spikes - (log_rates.exp() - floor) * scored.unsqueeze(-1)
-        first_half = torch.arange(part.start, part.stop, device=gain.device) % 2 == 0
-        for name, values in (("gain", gain), ("spikes", spikes)):
-            sums[name][part] += _sum(values, (1, 2))
-            sums[f"bin_{name}"] += _sum(values, (0, 2))
-            sums[f"unit_{name}"] += np.stack([_sum(values[first_half], (0, 1)), _sum(values[~first_half], (0, 1))])
+
+def _add(
+    sums: dict[str, np.ndarray],
+    first: int,
+    bins: torch.Tensor,
+    log_rates: torch.Tensor,
+    counts: torch.Tensor,
+    null: torch.Tensor,
+) -> None:
+    """Add M scored bins to the sums: gain = x (log r - log r0) - (r - r0).
+
+    bins: (k, T) bool, of trials ``first`` on; log_rates, counts: (M, N) in the order of ``bins``; null: (N,).
+    """
+    trial, time = (index.cpu().numpy() for index in bins.nonzero(as_tuple=True))
+    log_rates, floor = log_rates.clamp_min(math.log(RATE_FLOOR)), null.clamp_min(RATE_FLOOR).float()
+    spikes = counts.float()
+    gain = ((log_rates - floor.log()) * spikes - (log_rates.exp() - floor)).double()
+    even = torch.from_numpy((first + trial) % 2 == 0).to(gain.device)
+    for name, values in (("gain", gain), ("spikes", spikes.double())):
+        by_bin = values.sum(dim=1).cpu().numpy()
+        np.add.at(sums[name], first + trial, by_bin)
+        np.add.at(sums[f"bin_{name}"], time, by_bin)
+        sums[f"unit_{name}"] += torch.stack([values[even].sum(dim=0), values[~even].sum(dim=0)]).cpu().numpy()
 
 
 def tail_bins(settings: EvaluationSettings, n_bins: int) -> int:
@@ -151,10 +165,6 @@ def horizon(tail: Evaluation, k: int) -> list[float]:
     return [pooled_bits(float(g), float(n)) for g, n in zip(gain, spikes, strict=True)]
 
 
-def _SHAPES(K: int, T: int, N: int) -> dict[str, tuple[int, ...]]:
+def _shapes(K: int, T: int, N: int) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"gain": (K,), "unit_gain": (2, N), "bin_gain": (T,)}
     return {**shapes, **{name.replace("gain", "spikes"): shape for name, shape in shapes.items()}}
-
-
-def _sum(values: torch.Tensor, dims: tuple[int, int]) -> np.ndarray:
-    return values.double().sum(dim=dims).cpu().numpy()

@@ -249,7 +249,7 @@ def selected_gain(gains: np.ndarray, spikes: np.ndarray, position: int) -> np.nd
     the other seeds (with one seed: on the other half alone), so no trial judges a choice that it took part in.
     """
     chosen = np.empty(gains.shape[1:])
-    n_seeds, n_trials = chosen.shape
+    n_seeds, n_trials = gains.shape[1:]
     # Cross-fitting of checkpoints alternates trial by trial; choosing alternates pair by pair, independent of it.
     first = (np.arange(n_trials) // 2) % 2 == 0
     for seed in range(n_seeds):
@@ -427,9 +427,9 @@ def _horizon(
     plan: Plan, store: RunStore, rows: Sequence[Mapping[str, Any]], *arms: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Bits per spike against steps ahead (1 .. k), mean over seeds, for the best core and the two controls."""
-    named = dict(zip(("baseline", "random_core"), arms, strict=True))
+    named: dict[str, Mapping[str, Any]] = {"baseline": arms[0], "random_core": arms[1]}
     if rows and rows[0]["state"] == "done":
-        named = {"best": rows[0], **named}
+        named["best"] = rows[0]
     curves = {}
     for name, arm in named.items():
         if arm["state"] == "done":

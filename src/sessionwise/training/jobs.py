@@ -29,12 +29,12 @@ from sessionwise.model.checkpoint import load_model, mean_session_embedding, sav
 from sessionwise.model.ndt import NDT, NDTConfig
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
+from sessionwise.runs.worker import Reporter
 from sessionwise.scoring.evaluate import Evaluation, EvaluationSettings, Scorer, horizon, tail_bins
 from sessionwise.scoring.likelihood import mean_over_units, pooled_bits, training_null_rates, unit_bits
 from sessionwise.training.batches import Batches
 from sessionwise.training.loop import (
     FinetuneSettings,
-    Report,
     Trained,
     Training,
     TrainSettings,
@@ -112,9 +112,9 @@ def _spec(
 # The work -------------------------------------------------------------------------------------------------------------
 
 
-def run(spec: RunSpec, store: RunStore, report: Report) -> None:
+def run(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     """Do one run and commit it. One thread, so that the same run gives the same bytes beside any number of others."""
-    jobs: dict[str, Callable[[RunSpec, RunStore, Report], None]] = {
+    jobs: dict[str, Callable[[RunSpec, RunStore, Reporter], None]] = {
         "pretrain": _from_scratch,
         "baseline": _from_scratch,
         "finetune": _finetune,
@@ -128,7 +128,7 @@ def run(spec: RunSpec, store: RunStore, report: Report) -> None:
         torch.set_num_threads(threads)
 
 
-def _from_scratch(spec: RunSpec, store: RunStore, report: Report) -> None:
+def _from_scratch(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     data = load_sessions(spec)
     settings = TrainSettings.model_validate(spec.settings["train"])
     model = NDT(NDTConfig.model_validate(spec.settings["model"]), data[0].n_bins, spec.seed)
@@ -141,7 +141,7 @@ def _from_scratch(spec: RunSpec, store: RunStore, report: Report) -> None:
     _train_and_commit(spec, store, report, training, data, core=True)
 
 
-def _finetune(spec: RunSpec, store: RunStore, report: Report) -> None:
+def _finetune(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     (data,) = load_sessions(spec)
     settings = FinetuneSettings.model_validate(spec.settings["train"])
     model, embedding = _core(spec, store, data.n_bins)
@@ -166,7 +166,7 @@ def _finetune(spec: RunSpec, store: RunStore, report: Report) -> None:
 def _train_and_commit(
     spec: RunSpec,
     store: RunStore,
-    report: Report,
+    report: Reporter,
     training: Training,
     data: Sequence[SessionData],
     core: bool,
@@ -200,7 +200,7 @@ def _train_and_commit(
     store.commit(spec, result, write)
 
 
-def _evaluate(spec: RunSpec, store: RunStore, report: Report) -> None:
+def _evaluate(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     ((heldout, expected),) = spec.sessions.items()
     data = open_store(Path(spec.where["store"])).load(heldout, spec.settings["split_seed"])
     if data.test_hash != expected:

@@ -25,11 +25,11 @@ from sessionwise.model.checkpoint import arrays
 from sessionwise.model.ndt import NDT
 from sessionwise.model.streams import stream
 from sessionwise.runs.checkpoints import latest_checkpoint, save_checkpoint
+from sessionwise.runs.worker import Reporter
 from sessionwise.scoring.evaluate import Evaluation
 from sessionwise.scoring.likelihood import pooled_bits
 from sessionwise.training.batches import Batch, Batches
 
-Report = Callable[[dict[str, Any]], None]
 Validate = Callable[[NDT], list[Evaluation]]
 MIN_STEPS = 10
 
@@ -246,7 +246,7 @@ class Training:
 def train(
     training: Training,
     validate: Validate,
-    report: Report,
+    report: Reporter,
     work: Path | None = None,
     checkpoint_seconds: float = 30.0,
     checkpoint_steps: int | None = None,
@@ -263,14 +263,15 @@ def train(
     while training.step < training.total:
         if reason := training.advance():
             return training.finish(reason)
-        if training.step in due:
-            if reason := training.validate(validate(training.model)):
-                return training.finish(reason)
-            report(_progress(training))
+        validated = training.step in due
+        if validated and (reason := training.validate(validate(training.model))):
+            return training.finish(reason)
         late = time.monotonic() - saved > checkpoint_seconds
-        if work is not None and (training.step % checkpoint_steps == 0 if checkpoint_steps else late):
+        due_now = training.step % checkpoint_steps == 0 if checkpoint_steps else late
+        if work is not None and (report.stopping or due_now):
             save_checkpoint(work, training.step, training.save)
             saved = time.monotonic()
+        report(_progress(training, validated))  # raises Stopped when the command was asked to stop
     return training.finish()
 
 
@@ -282,7 +283,7 @@ def batch_loss(model: NDT, batch: Batch, settings: TrainSettings, dropout_rng: t
         masked, scored = torch.zeros_like(masked), torch.ones_like(masked)
     else:
         scored = masked
-    log_rates = model(counts, masked, batch.session_id, dropout_rng)[scored]  # (masked bins, N)
+    log_rates = model.log_rates_at(scored, counts, masked, batch.session_id, dropout_rng)  # (scored bins, N)
     losses = log_rates.exp() - counts[scored] * log_rates
     return losses.mean() if settings.loss == "mean" else losses.sum()
 
@@ -300,9 +301,11 @@ def validation_steps(total: int, validations: int) -> set[int]:
     return {math.ceil(total * (i + 1) / validations) for i in range(validations)}
 
 
-def _progress(training: Training) -> dict[str, Any]:
-    bps = pooled_bits(float(training.history.gain[-1].sum()), float(training.spikes.sum()))
-    return {"step": training.step, "steps": training.total, "loss": training.recent_loss, "bps": bps}
+def _progress(training: Training, validated: bool) -> dict[str, Any]:
+    event = {"step": training.step, "steps": training.total, "loss": training.recent_loss}
+    if validated:
+        event["bps"] = pooled_bits(float(training.history.gain[-1].sum()), float(training.spikes.sum()))
+    return event
 
 
 def _group(stored: dict[str, np.ndarray], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,220 @@
+"""Runs on a toy store: what each leaves behind, the frozen core, sealed test trials, and what identity depends on."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sessionwise.data.session import make_session
+from sessionwise.data.splits import make_split
+from sessionwise.data.store import create_store, open_store
+from sessionwise.errors import IntegrityError
+from sessionwise.io.files import read_json
+from sessionwise.io.tensors import read_tensors
+from sessionwise.runs.launch import execute
+from sessionwise.runs.store import RunStore
+from sessionwise.scoring import likelihood
+from sessionwise.scoring.evaluate import EvaluationSettings, Scorer
+from sessionwise.training import jobs
+from sessionwise.training.jobs import baseline_spec, crossfit_gain, evaluate_spec, finetune_spec, pretrain_spec
+from sessionwise.training.presets import preset
+
+HELDOUT = "sim-heldout-0"
+
+
+@pytest.fixture(scope="module")
+def study(toy_store, toy_settings, tmp_path_factory):
+    """One of each kind of run."""
+    sessions, settings = open_store(toy_store), preset("tiny", toy_settings)
+    core = pretrain_spec(sessions, ["sim-00"], settings, 10)
+    several = pretrain_spec(sessions, ["sim-01", "sim-00", "sim-02"], settings, 10)
+    tuned = finetune_spec(sessions, HELDOUT, core, settings, 10)
+    random_core = finetune_spec(sessions, HELDOUT, None, settings, 10)
+    base = baseline_spec(sessions, HELDOUT, settings, 10)
+    final = evaluate_spec(sessions, HELDOUT, tuned, settings)
+    specs = {"core": core, "several": several, "tuned": tuned, "random": random_core, "base": base, "final": final}
+    store = RunStore(tmp_path_factory.mktemp("study") / "runs")
+    outcomes = execute(list(specs.values()), store, on="here")
+    assert [outcome.state for outcome in outcomes.values()] == ["done"] * 6
+    return sessions, settings, specs, store
+
+
+def tree(folder):
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*.*")}
+
+
+def test_finetuning_leaves_the_core_bit_identical_and_trains_the_stitchers(study):
+    _, _, specs, store = study
+    core, tuned = jobs.load_trained(store, specs["core"].key), jobs.load_trained(store, specs["tuned"].key)
+    assert core.core_hash() == tuned.core_hash() == store.result(specs["tuned"].key)["core_hash"]
+    assert list(tuned.session_ids) == [HELDOUT]
+    fresh = jobs.NDT(tuned.config, tuned.n_bins, 10)
+    fresh.add_session(HELDOUT, tuned.session_ids[HELDOUT], torch.ones(tuned.session_ids[HELDOUT]))
+    assert not torch.equal(fresh.stitchers_of(HELDOUT).encode.weight, tuned.stitchers_of(HELDOUT).encode.weight)
+
+
+def test_a_finetune_stores_stitchers_not_the_core(study):
+    _, _, specs, store = study
+    stored = read_tensors(store.folder(specs["tuned"].key) / "core.safetensors")
+    assert all(name.startswith("session_embedding.") for name in stored)
+
+
+def test_the_held_out_session_gets_the_mean_session_embedding(study, toy_settings):
+    sessions, _, specs, store = study
+    settings = preset("tiny", toy_settings)
+    spec = finetune_spec(sessions, HELDOUT, specs["several"], settings, 10)
+    execute([spec], store, on="here")
+    (found,) = jobs.load_trained(store, spec.key).session_embeddings.values()
+    rows = jobs.load_trained(store, specs["several"].key).session_embeddings.values()
+    torch.testing.assert_close(found, torch.stack(list(rows)).mean(dim=0))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "core_moves", "embedding_moves"),
+    [
+        ({"finetune.session_embedding": "fresh"}, False, False),
+        ({"finetune.session_embedding": "trained"}, False, True),
+        ({"finetune.freeze_core": False}, True, False),
+    ],
+)
+def test_options_of_finetuning(study, toy_settings, overrides, core_moves, embedding_moves):
+    sessions, _, specs, store = study
+    spec = finetune_spec(sessions, HELDOUT, specs["core"], preset("tiny", {**toy_settings, **overrides}), 10)
+    assert execute([spec], store, on="here")[spec.key].state == "done"
+    core, tuned = jobs.load_trained(store, specs["core"].key), jobs.load_trained(store, spec.key)
+    assert (core.core_hash() != tuned.core_hash()) == core_moves
+    (row,), (mean,) = tuned.session_embeddings.values(), core.session_embeddings.values()
+    assert torch.equal(row, mean) == (not embedding_moves and overrides.get("finetune.session_embedding") != "fresh")
+
+
+def test_common_random_numbers_for_all_cores_of_a_seed(study):
+    """Protocol A12: fresh stitchers of a target and seed do not depend on the core."""
+    _, _, specs, store = study
+    start = []
+    for spec in (specs["tuned"], specs["random"]):
+        model, _ = jobs._core(spec, store, 12)
+        model.add_session(HELDOUT, 9, torch.ones(9))
+        start.append(model.stitchers_of(HELDOUT).encode.weight)
+    assert torch.equal(*start)
+
+
+def test_scores_are_those_of_the_stored_weights(study):
+    """The stored scores are those of the stored model, and the cross-fitted one is the sum of the stored gains."""
+    sessions, _, specs, store = study
+    for name in ("tuned", "random", "base"):
+        result, model = store.result(specs[name].key), jobs.load_trained(store, specs[name].key)
+        data = sessions.load(HELDOUT, 0)
+        scorer = Scorer(
+            HELDOUT, data.counts("validation"), data.split.validation, data.meta.n_trials, EvaluationSettings()
+        )
+        assert result["bps_tail"] == pytest.approx(scorer.tail(model).bps, abs=1e-9)
+        assert result["best_bps"] == pytest.approx(scorer.forward_prediction(model).bps, abs=1e-9)
+        gain = read_tensors(store.folder(specs[name].key) / "validation.safetensors")
+        total = gain["crossfit_gain"].sum() / (gain["spikes"].sum() * np.log(2))
+        assert result["bps"] == pytest.approx(total) and result["bps"] <= result["best_bps"] + 1e-9
+        assert result["cross_fitted"] and len(result["horizon"]) == 10
+
+
+def test_crossfit_by_hand():
+    """Even trials prefer the second of two validations, odd trials the first; each is scored by the other's choice."""
+    gain = np.array([[1.0, 5.0, 1.0, 5.0], [2.0, 3.0, 2.0, 3.0]])
+    assert crossfit_gain(gain, np.ones(4)).tolist() == [1.0, 3.0, 1.0, 3.0]
+
+
+def test_final_evaluation_scores_test_trials_and_is_written_down(study):
+    sessions, _, specs, store = study
+    result = store.result(specs["final"].key)
+    data = sessions.load(HELDOUT, 0)
+    counts = np.asarray(sessions.session(HELDOUT).counts)[data.split.test]
+    model = jobs.load_trained(store, specs["tuned"].key)
+    scorer = Scorer(HELDOUT, counts, data.split.test, data.meta.n_trials, EvaluationSettings())
+    assert result["bps"] == pytest.approx(scorer.forward_prediction(model).bps, abs=1e-9)
+    assert result["bps"] == pytest.approx(
+        read_tensors(store.folder(specs["final"].key) / "test.safetensors")["gain"].sum() / (counts.sum() * np.log(2))
+    )
+    record = read_json(jobs.ledger_folder(store) / f"{specs['final'].key}.json")
+    assert record["attempts"] == 1 and record["sessions"] == {HELDOUT: data.test_hash}
+    assert len(list(jobs.ledger_folder(store).glob("*.json"))) == 1  # nothing else opened them
+
+
+def test_only_final_evaluations_depend_on_test_trials(study, toy_store, tmp_path):
+    """S2: garbage in the test trials of every session changes no key but that of the evaluation."""
+    sessions, settings, specs, _ = study
+    changed = with_other_trials(sessions, tmp_path, part="test")
+    core = pretrain_spec(changed, ["sim-00"], settings, 10)
+    tuned = finetune_spec(changed, HELDOUT, core, settings, 10)
+    assert (core.key, tuned.key) == (specs["core"].key, specs["tuned"].key)
+    assert evaluate_spec(changed, HELDOUT, tuned, settings).key != specs["final"].key
+
+
+def test_keys_follow_content_and_settings_not_paths_or_order(study, tmp_path, toy_settings):
+    sessions, settings, specs, _ = study
+    other = with_other_trials(sessions, tmp_path, part="validation")
+    assert pretrain_spec(other, ["sim-00"], settings, 10).key != specs["core"].key
+    same = pretrain_spec(sessions, ["sim-02", "sim-00", "sim-01", "sim-00"], settings, 10)
+    assert same.key == specs["several"].key
+    assert pretrain_spec(sessions, ["sim-00"], settings, 20).key != specs["core"].key
+    wider = preset("tiny", {**toy_settings, "model.width": 16})
+    assert pretrain_spec(sessions, ["sim-00"], wider, 10).key != specs["core"].key
+    tuned_only = preset("tiny", {**toy_settings, "finetune.lr": 1e-3})
+    assert pretrain_spec(sessions, ["sim-00"], tuned_only, 10).key == specs["core"].key
+
+
+def test_content_that_changed_after_planning_is_refused(study, tmp_path):
+    sessions, settings, _, _ = study
+    changed = with_other_trials(sessions, tmp_path, part="train")
+    planned = pretrain_spec(sessions, ["sim-00"], settings, 77)
+    store = RunStore(tmp_path / "runs")
+    with pytest.raises(IntegrityError, match="session sim-00: changed since the plan was made"):
+        execute([replace(planned, where={"store": str(changed.path)})], store, on="here")
+
+
+def test_divergence_is_committed_with_its_reason_and_without_weights(study, toy_settings, tmp_path):
+    sessions, _, _, _ = study
+    settings = preset("tiny", {**toy_settings, "train.lr": 1e30})
+    core = pretrain_spec(sessions, ["sim-00"], settings, 10)
+    tuned = finetune_spec(sessions, HELDOUT, core, settings, 10)
+    store = RunStore(tmp_path / "runs")
+    outcomes = execute([core, tuned], store, on="here")
+    assert outcomes[core.key].state == "diverged" and "step" in (outcomes[core.key].reason or "")
+    assert outcomes[tuned.key].state == "failed"
+    assert not (store.folder(core.key) / "core.safetensors").exists()
+    assert store.result(core.key)["best_bps"] is None
+
+
+def test_same_bytes_here_and_in_workers(study, tmp_path):
+    _, _, specs, store = study
+    other = RunStore(tmp_path / "runs")
+    execute([specs["core"], specs["tuned"]], other, on="processes:2")
+    for name in ("core", "tuned"):
+        assert tree(other.folder(specs[name].key)) == tree(store.folder(specs[name].key))
+
+
+def test_multi_session_validation_pools_all_sessions(study):
+    sessions, _, specs, store = study
+    model = jobs.load_trained(store, specs["several"].key)
+    gain = spikes = 0.0
+    for name in ("sim-00", "sim-01", "sim-02"):
+        data = sessions.load(name, 0)
+        scorer = Scorer(
+            name, data.counts("validation"), data.split.validation, data.meta.n_trials, EvaluationSettings()
+        )
+        found = scorer.forward_prediction(model)
+        gain, spikes = gain + found.gain.sum(), spikes + found.spikes.sum()
+    assert store.result(specs["several"].key)["best_bps"] == pytest.approx(
+        likelihood.pooled_bits(gain, spikes), abs=1e-9
+    )
+
+
+def with_other_trials(sessions, tmp_path, part):
+    """A copy of the store in which one part of every session holds other counts."""
+    copy = create_store(tmp_path / "other-store")
+    for name in sessions:
+        session = sessions.session(name)
+        counts = np.array(session.counts)
+        rows = make_split(name, session.trial_ids, 0).part(part)
+        counts[rows] = np.random.default_rng(0).poisson(1.0, counts[rows].shape)
+        copy.add(make_session(name, counts, session.bin_s, session.window_s, trial_ids=session.trial_ids))
+    return open_store(copy.path)
