@@ -5,6 +5,7 @@ Everything is a stored run, so an interrupted demo goes on, and the same seed gi
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sessionwise.selection.sets import ordered
 from sessionwise.study.compare import compare_sets
 from sessionwise.training.presets import preset
 
+PRESET = "tiny"
 SEEDS = (10, 20)
 SET_SIZE = 3
 # Sizes that two cores can train on in minutes; everything else is the simulator's default.
@@ -26,9 +28,10 @@ POOL: dict[str, Any] = {
     "n_sessions": 10,
     "n_heldout": 1,
     "shift": 5.0,
-    "n_trials": (120, 200),
+    "modulation": 1.5,
+    "n_trials": (150, 250),
     "n_units": (40, 80),
-    "n_bins": 30,
+    "n_bins": 40,
 }
 
 
@@ -41,18 +44,30 @@ class Demo:
     report: Path
 
 
-def run_demo(to: str | Path, *, seed: int = 0, on: str = "processes", progress: Any = None) -> Demo:
-    """Simulate, rank, compare, report, all in the folder ``to``. ``seed`` chooses the simulated sessions."""
-    folder = Path(to)
+def run_demo(
+    to: str | Path,
+    *,
+    seed: int = 0,
+    on: str = "processes",
+    progress: Any = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> Demo:
+    """Simulate, rank, compare, report, all in the folder ``to``.
+
+    seed: of the simulated sessions; overrides: changes to the preset, as in ``rank``.
+    """
+    folder, settings = Path(to), preset(PRESET, overrides)
     sessions, heldout = demo_sessions(folder, seed)
-    ranking = rank(sessions, heldout, preset="tiny", seeds=SEEDS, to=folder, on=on, progress=progress)
+    ranking = rank(
+        sessions, heldout, preset=PRESET, overrides=overrides, seeds=SEEDS, to=folder, on=on, progress=progress
+    )
     k = min(SET_SIZE, len(ranking.order))
     sets = {
         f"ranked {k}": ranking.top(k),
         f"random {k}": ordered(ranking, "random", shuffle=seed)[:k],
         f"reverse {k}": ranking.bottom(k),
     }
-    comparison = compare_sets(sessions, heldout, sets, preset("tiny"), SEEDS, folder, on=on, progress=progress)
+    comparison = compare_sets(sessions, heldout, sets, settings, SEEDS, folder, on=on, progress=progress)
     write_json(folder / "comparison.json", comparison)
     timing = read_json(ranking_folder(folder, ranking.document) / "timing.json")
     report = write_report(folder / "report", [dict(ranking.document)], comparison, timing)

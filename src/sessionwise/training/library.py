@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sessionwise.data.store import SessionStore
+from sessionwise.data.store import SessionStore, open_store
 from sessionwise.errors import RunsFailed, UsageError
 from sessionwise.model.ndt import NDT
 from sessionwise.runs.launch import execute
@@ -145,7 +145,8 @@ def _trained(spec: RunSpec, store: RunStore, sessions: SessionStore, settings: S
 
 def _one_session(model: TrainedModel, target: str | SessionStore) -> tuple[SessionStore, str]:
     if isinstance(target, str):
-        return model.sessions, target
+        whole = model.sessions if target in model.sessions else open_store(model.sessions.path)
+        return whole, target
     if len(target) != 1:
         raise UsageError("target", f"{len(target)} sessions", "one held-out session", "Use store.subset([id])")
     return target, target.ids[0]
