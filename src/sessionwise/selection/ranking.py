@@ -34,6 +34,7 @@ from sessionwise.training.presets import preset as preset_settings
 DEFAULT_SEEDS = (10, 20, 42)
 METHOD = "full"
 _BOOTSTRAP_DRAWS = 2000
+_BESIDE = ("bps_unit_mean", "bps_tail")  # scores that are always reported beside the pooled one
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,9 @@ def _arm(specs: Mapping[int, RunSpec], plan: Plan, store: RunStore, outcomes: Ma
     known = [value for value in values if value is not None]
     bad = next((f"seed {s}: {ended[s].reason}" for s in plan.seeds if ended[s].state != "done"), None)
     state = next((ended[s].state for s in plan.seeds if ended[s].state != "done"), "done")
+    means = {name: None if bad else _mean_or_none([r[name] for r in results.values()]) for name in _BESIDE}
     return {
+        **means,
         "score": None if bad else float(np.mean(known)),
         "sd": None if bad or len(known) < 2 else float(np.std(known, ddof=1)),
         "seed_scores": values,
@@ -333,14 +336,12 @@ def _done_row(
 ) -> dict[str, Any]:
     specs = [plan.finetune[candidate, s] for s in plan.seeds]
     results = [store.result(spec.key) for spec in specs]
-    tails = [result["bps_tail"] for result in results]
     return {
         **_facts(sessions, candidate),
         **row,
         "state": "done",
         "reason": None,
-        "bps_unit_mean": float(np.mean([result["bps_unit_mean"] for result in results])),
-        "bps_tail": None if None in tails else float(np.mean(tails)),
+        **{name: _mean_or_none([result[name] for result in results]) for name in _BESIDE},
         "units_left_out": int(results[0]["units_left_out"]),
         "own_score": _mean_or_none([store.result(plan.pretrain[candidate, s].key).get("bps") for s in plan.seeds]),
         "runs": [spec.key for spec in specs],

@@ -92,6 +92,8 @@ def _arm(
         "sessions": sorted(ids),
         "seed_scores": scores,
         "bps": float(np.mean(known)) if whole else None,
+        "bps_unit_mean": _mean_of(finals, store, "bps_unit_mean") if whole else None,
+        "bps_tail": _mean_of(finals, store, "bps_tail") if whole else None,
         "sd": float(np.std(known, ddof=1)) if whole and len(known) > 1 else None,
         "steps": sum(int(result["steps"]) for result in done) // len(finals),
         "state": failed.state if failed else "done",
@@ -102,6 +104,11 @@ def _arm(
 
 def _score(spec: RunSpec, store: RunStore, outcomes: Mapping[str, Outcome]) -> float | None:
     return float(store.result(spec.key)["bps"]) if outcomes[spec.key].state == "done" else None
+
+
+def _mean_of(finals: Sequence[RunSpec], store: RunStore, name: str) -> float | None:
+    values = [store.result(spec.key)[name] for spec in finals]
+    return None if None in values else float(np.mean(values))
 
 
 def _test_gains(finals: Sequence[RunSpec], store: RunStore) -> tuple[np.ndarray, np.ndarray]:

@@ -64,7 +64,7 @@ def baseline_spec(sessions: SessionStore, heldout: str, settings: Settings, seed
 
 def finetune_spec(sessions: SessionStore, heldout: str, core: RunSpec | None, settings: Settings, seed: int) -> RunSpec:
     """Train new stitchers for ``heldout`` around the core of a pretraining; ``core=None``: an untrained core."""
-    what = core.label.removeprefix("pretrain ") if core else "random core"
+    what = core.label.removeprefix("pretrain ").rpartition(", seed")[0] if core else "random core"
     label = f"finetune {heldout} on {what}"
     spec = _spec("finetune", sessions, [heldout], settings, settings.finetune, seed, label)
     if core is None:
@@ -81,7 +81,7 @@ def evaluate_spec(sessions: SessionStore, heldout: str, model: RunSpec, settings
         sessions={heldout: data.test_hash},
         inputs={"model": model.key},
         seed=model.seed,
-        where={"store": str(sessions.path)},
+        where={"store": str(sessions.path.absolute())},
         label=f"evaluate {model.label}",
         steps=1,
     )
@@ -103,7 +103,7 @@ def _spec(
         sessions={d.id: d.trainval_hash for d in data},
         inputs={},
         seed=seed,
-        where={"store": str(sessions.path)},
+        where={"store": str(sessions.path.absolute())},
         label=f"{label}, seed {seed}",
         steps=total_steps(how, per_epoch),
     )

@@ -33,17 +33,17 @@ PAPER = Settings()
 SMALL = Settings(
     preset="small",
     model=NDTConfig(token_width=96, width=96, feedforward=192, heads=4, blocks=3, decoder_start="null"),
-    train=TrainSettings(epochs=60, lr=2e-3),
-    finetune=FinetuneSettings(epochs=40, lr=2e-3),
-    baseline=TrainSettings(epochs=60, lr=2e-3),
+    train=TrainSettings(epochs=50, lr=3e-3),
+    finetune=FinetuneSettings(epochs=30, lr=3e-3),
+    baseline=TrainSettings(epochs=50, lr=3e-3),
 )
 
 TINY = Settings(
     preset="tiny",
     model=NDTConfig(token_width=32, width=32, feedforward=64, heads=4, blocks=2, decoder_start="null"),
-    train=TrainSettings(epochs=40, lr=4e-3),
-    finetune=FinetuneSettings(epochs=30, lr=4e-3),
-    baseline=TrainSettings(epochs=40, lr=4e-3),
+    train=TrainSettings(epochs=30, lr=5e-3),
+    finetune=FinetuneSettings(epochs=20, lr=5e-3),
+    baseline=TrainSettings(epochs=30, lr=5e-3),
 )
 
 PRESETS: Mapping[str, Settings] = {"tiny": TINY, "small": SMALL, "paper": PAPER}
