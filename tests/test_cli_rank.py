@@ -114,6 +114,18 @@ def test_what_cannot_be_meant_is_one_line_before_any_training(toy_store, tmp_pat
     assert not list(tmp_path.glob("study/runs/*"))
 
 
+@pytest.mark.parametrize("inside", ["", "study"])
+def test_runs_do_not_go_into_the_store(toy_store, inside, capsys):
+    """D51."""
+    from sessionwise.cli import main
+
+    before = sorted(toy_store.rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        main(["rank", str(toy_store), "--heldout", HELDOUT, "--to", str(toy_store / inside)])
+    assert stop.value.code == 2 and "store of sessions" in capsys.readouterr().err
+    assert sorted(toy_store.rglob("*")) == before
+
+
 def test_help_has_an_example(capsys):
     from sessionwise.cli import main
 
@@ -160,3 +172,31 @@ def wait_until(condition, seconds=120):
     while not condition():
         assert time.monotonic() < limit, "waited too long"
         time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_real_recordings_from_file_to_ranking(real_data, tmp_path):
+    """Three recordings, trainings of a dozen steps: the whole way, and scores above a random frozen core or not, finite."""
+    files = sorted((real_data / "steinmetz").glob("0[123]_*.npz"))
+    assert sessionwise("data", "import", *files, "--to", tmp_path / "store").returncode == 0
+    steps = [part for kind in ("train", "finetune", "baseline") for part in ("--set", f"{kind}.steps=12")]
+    heldout = "03_Cori_2016-12-18"
+    done = sessionwise(
+        "rank",
+        tmp_path / "store",
+        "--heldout",
+        heldout,
+        "--preset",
+        "tiny",
+        "--seeds",
+        "10",
+        *steps,
+        "--to",
+        tmp_path / "s",
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(ranking_files(tmp_path / "s")["ranking.json"])
+    assert {row["session"] for row in document["rows"]} == {"01_Cori_2016-12-14", "02_Cori_2016-12-17"}
+    for row in document["rows"]:
+        assert -1 < row["score"] < 1 and row["n_units"] > 500 and row["subject"] == "Cori"
+    assert document["n_validation_trials"] == 23 and document["truth"] is None

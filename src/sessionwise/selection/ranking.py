@@ -121,6 +121,7 @@ def rank(
     settings = preset_settings(preset, overrides)
     chosen = choose_pool(sessions, names, pool)
     check_seeds(seeds)
+    refuse_store_as_study(Path(to), sessions)
     plans = [make_plan(sessions, name, chosen, settings, seeds) for name in names]
     store = RunStore(Path(to) / "runs")
     started = time.monotonic()
@@ -137,6 +138,13 @@ def check_seeds(seeds: Sequence[int]) -> None:
     """Seeds are distinct whole numbers from 0 to 2^32 - 1."""
     if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
         raise UsageError("--seeds", f"{list(seeds)}", "distinct numbers from 0 to 4294967295", "For example 10,20,42")
+
+
+def refuse_store_as_study(study: Path, sessions: SessionStore) -> None:
+    """Runs do not go into a folder of recordings (D51)."""
+    store, study = sessions.path.resolve(), study.resolve()
+    if study == store or store in study.parents or (study / "store.json").exists():
+        raise UsageError("--to", f"{study} is (in) a store of sessions", "another folder", "For example --to my-study")
 
 
 def make_plan(
