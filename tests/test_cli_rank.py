@@ -176,7 +176,7 @@ def wait_until(condition, seconds=120):
 
 @pytest.mark.slow
 def test_real_recordings_from_file_to_ranking(real_data, tmp_path):
-    """Three recordings, trainings of a dozen steps: the whole way, and scores above a random frozen core or not, finite."""
+    """Three recordings and trainings of a dozen steps, from files to a ranking."""
     files = sorted((real_data / "steinmetz").glob("0[123]_*.npz"))
     assert sessionwise("data", "import", *files, "--to", tmp_path / "store").returncode == 0
     steps = [part for kind in ("train", "finetune", "baseline") for part in ("--set", f"{kind}.steps=12")]

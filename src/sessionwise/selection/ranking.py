@@ -200,7 +200,7 @@ def collect(plan: Plan, sessions: SessionStore, store: RunStore, outcomes: Mappi
         "differences": differences,
         "noise": _noise(uncertainty),
         "horizon": _horizon(plan, store, rows, baseline, random_core),
-        "curves": _curves(plan, store, rows),
+        "curves": _curves(plan, store),
         "cost": cost(plan.specs, store),
         "truth": _truth(plan, sessions, rows),
         "verdict": verdict(rows, differences, uncertainty.p_equal if uncertainty else None),
@@ -447,13 +447,18 @@ def _horizon(
     return {"steps_ahead": list(range(1, 1 + max((len(c) for c in curves.values()), default=0))), **curves}
 
 
-def _curves(plan: Plan, store: RunStore, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Validation against steps of every training whose run is done."""
+def _curves(plan: Plan, store: RunStore) -> list[dict[str, Any]]:
+    """Validation against steps of every finished training; ``session`` is the core's, None without one."""
+    named: list[tuple[str | None, RunSpec]] = [
+        (key[0], spec) for group in (plan.pretrain, plan.finetune) for key, spec in group.items()
+    ]
+    named += [(None, spec) for group in (plan.random_core, plan.baseline) for spec in group.values()]
     curves = []
-    for spec in plan.specs:
+    for session, spec in named:
         if store.state(spec.key) == "done":
             history = read_json(store.folder(spec.key) / "history.json")
-            curves.append({"name": spec.label, "kind": spec.kind, "step": history["step"], "bps": history["bps"]})
+            points = {"step": history["step"], "bps": history["bps"]}
+            curves.append({"name": spec.label, "session": session, "kind": spec.kind, **points})
     return curves
 
 

@@ -15,7 +15,7 @@ from sessionwise.data.simulate import simulate_pool, write_truth
 from sessionwise.data.store import SessionStore, create_store, open_store
 from sessionwise.errors import UsageError
 from sessionwise.io.files import read_json, write_json
-from sessionwise.selection.ranking import Ranking, rank, ranking_folder
+from sessionwise.selection.ranking import Ranking, rank
 from sessionwise.selection.sets import ordered
 from sessionwise.study.compare import compare_sets
 from sessionwise.training.presets import preset
@@ -69,8 +69,7 @@ def run_demo(
     }
     comparison = compare_sets(sessions, heldout, sets, settings, SEEDS, folder, on=on, progress=progress)
     write_json(folder / "comparison.json", comparison)
-    timing = read_json(ranking_folder(folder, ranking.document) / "timing.json")
-    report = write_report(folder / "report", [dict(ranking.document)], comparison, timing)
+    report = write_report(folder / "report", [dict(ranking.document)], comparison)
     return Demo(ranking, comparison, report)
 
 

@@ -33,9 +33,9 @@ PAPER = Settings()
 SMALL = Settings(
     preset="small",
     model=NDTConfig(token_width=96, width=96, feedforward=192, heads=4, blocks=3, decoder_start="null"),
-    train=TrainSettings(epochs=50, lr=3e-3),
-    finetune=FinetuneSettings(epochs=30, lr=3e-3),
-    baseline=TrainSettings(epochs=50, lr=3e-3),
+    train=TrainSettings(epochs=50, lr=1.5e-3),
+    finetune=FinetuneSettings(epochs=30, lr=1.5e-3),
+    baseline=TrainSettings(epochs=50, lr=1.5e-3),
 )
 
 TINY = Settings(

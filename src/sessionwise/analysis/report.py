@@ -1,0 +1,163 @@
+"""The report of a ranking: one offline page, its numbers beside it as JSON, its figures as SVG, PDF and PNG.
+
+The page loads nothing: figures are data URIs, there is no script that runs, and ids from recordings are escaped. The
+same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from sessionwise.analysis import figures
+from sessionwise.analysis.summary import agreement_between_heldout, done_rows, missing_rows, require_finite, summarise
+from sessionwise.errors import DataError, UsageError
+from sessionwise.io.files import folder_name, read_json, write_bytes, write_json
+
+Ranking = Mapping[str, Any]
+
+CAPTIONS = {
+    "scores": "Transfer score of each session's frozen core (Fig. A1 of the paper). Bars: 80 % and 95 % intervals over "
+    "resampled validation trials, plus the variance between seeds. Open points: single seeds. Bands: range over seeds.",
+    "differences": "Paired differences with 95 % intervals over trials and seeds. Cores are chosen on other trials and "
+    "seeds than they are judged on. Filled: the interval leaves out zero.",
+    "seeds": "One seed against another. Their rank correlation is the noise ceiling of a ranking from one seed.",
+    "trials": "Score against trials in the session. A strong relation may mean large rather than close. Bars: 80 %.",
+    "units": "Score against units in the session. Bars: 80 % intervals.",
+    "truth": "Score against the true closeness in bins of latency (0 = the same; simulated sessions). Bars: 80 %.",
+    "horizon": "Score against bins ahead, the last bins of each trial masked at once. Mean over seeds.",
+    "curves": "Validation score during training. A curve that still climbs at its end was not trained to the end.",
+    "comparison": "Test score of models pretrained on each selection. Bars: SD over seeds. Open points: single seeds.",
+}
+
+
+def report_of_study(study: Path) -> Path:
+    """Write ``STUDY/report`` from the rankings (and the demo's comparison) that the study holds."""
+    found = sorted(Path(study).glob("rankings/*/*/ranking.json"))
+    if not found:
+        remedy = "For example: sessionwise rank STORE --heldout ID --to STUDY"
+        raise UsageError(str(study), "holds no ranking", "a folder that a ranking was written to", remedy)
+    comparison = Path(study) / "comparison.json"
+    stored = read_json(comparison) if comparison.exists() else None
+    return write_report(Path(study) / "report", [read_json(path) for path in found], stored)
+
+
+def write_report(folder: Path, rankings: Sequence[Ranking], comparison: Mapping[str, Any] | None = None) -> Path:
+    """Write ``folder/index.html``, ``report.json`` and ``figures/``; returns the page's path.
+
+    rankings: what ``ranking.json`` holds, one a held-out session or method; comparison: ``comparison.json``.
+    Raises DataError when a number anywhere is not finite.
+    """
+    for ranking in rankings:
+        require_finite(ranking, f"ranking of {ranking.get('heldout')}")
+    require_finite(comparison or {}, "comparison")
+    folder = Path(folder)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    sections = [_section(folder, ranking, _prefix(i, ranking, rankings)) for i, ranking in enumerate(rankings)]
+    compared = comparison and {**comparison, "figure": _figure(folder, "comparison", comparison, "comparison")}
+    agreement = agreement_between_heldout(rankings) if len(rankings) > 1 else None
+    data = {
+        "rankings": list(rankings),
+        "summaries": [section["summary"] for section in sections],
+        "agreement": agreement,
+        "comparison": comparison,
+    }
+    write_json(folder / "report.json", data)
+    page = _template().render(sections=sections, comparison=compared, agreement=agreement, data=_inert_json(data))
+    write_bytes(folder / "index.html", page.encode("utf-8", "backslashreplace"))
+    return folder / "index.html"
+
+
+def _section(folder: Path, ranking: Ranking, prefix: str) -> dict[str, Any]:
+    drawn = {name: _figure(folder, name, ranking, f"{prefix}{name}") for name in figures.FIGURES}
+    return {
+        "ranking": ranking,
+        "summary": summarise(ranking),
+        "done": done_rows(ranking),
+        "missing": missing_rows(ranking),
+        "first": drawn.pop("scores"),
+        "figures": [figure for figure in drawn.values() if figure],
+        "settings": _flat(ranking["settings"]),
+        "split": {name: len(trials) for name, trials in _lists(ranking["provenance"].get("split", {}))},
+    }
+
+
+def _prefix(index: int, ranking: Ranking, rankings: Sequence[Ranking]) -> str:
+    return f"{index + 1}-{folder_name(ranking['heldout'])}-" if len(rankings) > 1 else ""
+
+
+def _figure(folder: Path, name: str, result: Mapping[str, Any], file: str) -> dict[str, Any] | None:
+    """Draw a figure into ``folder/figures`` in three forms; its SVG comes back as a data URI."""
+    drawn = figures.draw(name, result)
+    if drawn is None:
+        return None
+    forms = {form: figures.render(drawn, form) for form in ("svg", "pdf", "png")}
+    for form, content in forms.items():
+        write_bytes(folder / "figures" / f"{file}.{form}", content)
+    uri = "data:image/svg+xml;base64," + base64.b64encode(forms["svg"]).decode()
+    width, height = (round(inches * 96) for inches in drawn.get_size_inches())
+    return {"name": name, "uri": uri, "caption": CAPTIONS[name], "width": width, "height": height}
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("sessionwise.analysis", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=_number, signed=_signed, percent=_percent, grouped=_grouped, shown=_shown)
+    return environment.get_template("report.html.j2")
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _signed(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def _grouped(value: int) -> str:
+    return f"{value:,}".replace(",", "\u202f")  # narrow space: the same in every country
+
+
+def _shown(identifier: Any) -> str:
+    """An id as text in which nothing is invisible: control and direction characters as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in str(identifier))
+
+
+def _flat(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for section, value in settings.items():
+        if isinstance(value, Mapping):
+            flat += [(f"{section}.{name}", item) for name, item in value.items()]
+        else:
+            flat.append((section, value))
+    return flat
+
+
+def _lists(split: Mapping[str, Any]) -> list[tuple[str, list[Any]]]:
+    return [(name, value) for name, value in split.items() if isinstance(value, list)]
+
+
+def _inert_json(data: Mapping[str, Any]) -> Markup:
+    """JSON that no HTML parser takes for anything else."""
+    try:
+        text = json.dumps(data, sort_keys=True, allow_nan=False, ensure_ascii=True)
+    except (TypeError, ValueError) as error:
+        raise DataError("report", f"holds what JSON cannot hold ({error})", "numbers and text") from error
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)

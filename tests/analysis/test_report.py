@@ -1,0 +1,140 @@
+"""The report page: inert for any id, the same bytes for the same input, nothing left out, every number in its JSON."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from sessionwise.analysis.report import report_of_study, write_report
+from sessionwise.analysis.tables import ranking_csv
+from sessionwise.errors import DataError, UsageError
+from sessionwise.io.files import write_json
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(1)>",
+    '=HYPERLINK("http://x")',
+    "{{7*7}}{% raw %}",
+    "$x^2$ \\input{/etc/passwd}",
+    "\u202egnp.exe",
+    "%s%n",
+    "x" * 300,
+]
+
+
+class Parsed(HTMLParser):
+    """Every tag with its attributes, and the text of the page."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory, make_ranking, make_comparison):
+    folder = tmp_path_factory.mktemp("hostile")
+    ranking = make_ranking(ids=HOSTILE, heldout=HOSTILE[1], diverged=1)
+    path = write_report(folder, [ranking], make_comparison(ranking))
+    return folder, path.read_text(), ranking
+
+
+def test_ids_are_data_never_markup(hostile):
+    _, page, ranking = hostile
+    parsed = Parsed(page)
+    scripts = [attrs for tag, attrs in parsed.tags if tag == "script"]
+    assert scripts == [{"type": "application/json", "id": "data"}]
+    assert not [attrs for _, attrs in parsed.tags if any(name.startswith("on") for name in attrs)]
+    assert all(attrs["src"].startswith("data:image/svg+xml;base64,") for tag, attrs in parsed.tags if tag == "img")
+    text = "".join(parsed.text)
+    for row in ranking["rows"]:
+        assert row["session"].replace("\u202e", "\\u202e") in text
+
+
+def test_the_page_loads_nothing(hostile):
+    _, page, _ = hostile
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
+    assert not re.findall(r'(?:src|href)="(?!data:)', page) and "@import" not in page and "url(" not in page
+
+
+def test_every_number_of_the_table_is_in_the_json(hostile):
+    folder, page, ranking = hostile
+    (block,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)
+    assert json.loads(block) == json.loads((folder / "report.json").read_text())
+    assert json.loads(block)["rankings"][0]["rows"] == json.loads(json.dumps(ranking["rows"]))
+    for row in ranking["rows"]:
+        if row["state"] == "done":
+            assert f"{row['score']:.4f}" in page and f"{row['rank_low']}–{row['rank_high']}" in page
+
+
+def test_what_has_no_score_is_counted_and_has_its_reason(hostile):
+    """S9: no survivorship."""
+    _, page, _ = hostile
+    assert "7 of 8 sessions ranked" in page and "1 diverged" in page and "loss is not finite at step 41" in page
+
+
+def test_figures_come_in_three_forms(hostile):
+    folder, _, _ = hostile
+    for name in ("scores", "differences", "seeds", "trials", "units", "horizon", "curves", "comparison"):
+        svg, pdf, png = ((folder / "figures" / f"{name}.{form}").read_bytes() for form in ("svg", "pdf", "png"))
+        assert svg.startswith(b"<?xml") and pdf.startswith(b"%PDF") and png.startswith(b"\x89PNG")
+
+
+def test_the_same_input_gives_the_same_bytes(make_ranking, make_comparison, tmp_path):
+    trees = []
+    for name in ("one", "two"):
+        ranking = make_ranking(5, truth=True)
+        write_report(tmp_path / name, [ranking], make_comparison(ranking))
+        files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
+        trees.append({p.relative_to(tmp_path / name).as_posix(): p.read_bytes() for p in files})
+    assert trees[0].keys() == trees[1].keys() and len(trees[0]) > 20
+    assert [name for name in trees[0] if trees[0][name] != trees[1][name]] == []
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda make: [make(1, (10,), baseline=False)],
+        lambda make: [make(2, (10,), diverged=2)],
+        lambda make: [make(3), make(3, heldout="other", seed=1)],
+    ],
+)
+def test_odd_rankings_have_a_page_too(make, make_ranking, tmp_path):
+    page = write_report(tmp_path, make(make_ranking)).read_text()
+    assert "Ranking" in page and "None" not in Parsed(page).text and "nan" not in page.split("<script")[0].lower()
+
+
+def test_several_held_out_sessions_say_how_much_they_agree(make_ranking, tmp_path):
+    rankings = [make_ranking(6), make_ranking(6, heldout="other", seed=1)]
+    page = write_report(tmp_path, rankings).read_text()
+    assert "Mean rank correlation" in page and len(list((tmp_path / "figures").glob("*-scores.svg"))) == 2
+
+
+def test_nan_never_reaches_a_page(make_ranking, tmp_path):
+    ranking = make_ranking(3)
+    ranking["rows"][0]["score"] = float("nan")
+    with pytest.raises(DataError, match=r"rows\[0\].score: is nan"):
+        write_report(tmp_path, [ranking])
+
+
+def test_report_of_a_study_reads_what_is_stored(make_ranking, tmp_path):
+    with pytest.raises(UsageError, match="holds no ranking"):
+        report_of_study(tmp_path)
+    folder = tmp_path / "rankings" / "a" / "full-1"
+    folder.mkdir(parents=True)
+    write_json(folder / "ranking.json", make_ranking(4))
+    assert report_of_study(tmp_path) == tmp_path / "report" / "index.html"
+
+
+def test_csv_cells_are_not_executed_by_spreadsheets(make_ranking):
+    lines = ranking_csv(make_ranking(ids=HOSTILE, diverged=1)).splitlines()
+    assert len(lines) == 1 + len(HOSTILE)
+    assert any('"\'=HYPERLINK(""http://x"")"' in line for line in lines)
+    assert next(line for line in lines if "diverged" in line).startswith(",")
