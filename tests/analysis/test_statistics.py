@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from sessionwise.analysis.statistics import (
     seed_to_seed_correlation,
     spearman,
     spearman_interval,
+    top_k_overlap,
 )
 from sessionwise.errors import DataError
 
@@ -134,6 +136,13 @@ def test_one_seed_says_that_seeds_are_not_counted():
     u = rank_bootstrap(x, n, 100, rng=generator())
     assert u.seed_variance is None and u.sd is None and u.row(0)["sd"] is None
     assert len(u.row(0)["seed_scores"]) == 1
+    assert (u.low95 < u.score).all() and (u.score < u.high95).all()
+
+
+def test_one_seed_gives_no_p_however_large_the_gap():
+    x, n = gains(6, 1, gap=40.0)
+    assert rank_bootstrap(x, n, 100, rng=generator()).p_equal is None
+    assert rank_bootstrap(np.repeat(x, 2, axis=1), n, 100, rng=generator()).p_equal < 0.05
 
 
 def test_one_candidate_has_rank_one():
@@ -213,6 +222,39 @@ def test_p_equal_is_uniform_enough_when_all_are_equal():
         p.append(rank_bootstrap(x, np.full(40, 300), 200, rng=rng).p_equal)
     assert np.mean(np.array(p) < 0.1) < 0.1 + 3 * math.sqrt(0.09 / 200)
     assert 0.35 < np.mean(p) < 0.65
+
+
+def test_a_seed_effect_that_all_candidates_share_is_in_no_rank():
+    x, n = gains(6, 2, gap=1.0)
+    shift = np.array([0.3, -0.1])
+    plain = rank_bootstrap(x, n, 300, rng=generator())
+    moved = rank_bootstrap(x + shift[None, :, None] * n * LN2, n, 300, rng=generator())
+    for name in ("rank", "rank_low", "rank_high"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(moved, name))
+    for k, p in plain.p_top.items():
+        np.testing.assert_array_equal(p, moved.p_top[k])
+    assert moved.p_equal == plain.p_equal
+    # Nor in the width of the score intervals, which therefore are for comparing candidates only.
+    for name in ("score", "low80", "high80", "low95", "high95"):
+        np.testing.assert_allclose(getattr(moved, name), getattr(plain, name) + shift.mean(), atol=1e-9)
+
+
+def test_difference_to_a_baseline_with_its_own_seed_effect_covers():
+    """Seed effects of .02 shared by all cores, .02 of the baseline's own; a core's own .005; trial noise .003.
+
+    The cores' pooled variance knows nothing of the shared effect: with it the interval would miss.
+    """
+    rng = generator(21)
+    n, hits, narrow = np.full(30, 100), [], []
+    for _ in range(300):
+        x = rng.normal(0, 0.02, (1, 2, 1)) + rng.normal(0, 0.005, (6, 2, 1)) + rng.normal(0, 0.016, (6, 2, 30))
+        base = -0.05 + rng.normal(0, 0.02, (2, 1)) + rng.normal(0, 0.016, (2, 30))
+        pooled = interaction_variance(x.mean(axis=2))
+        for found, variance in ((hits, None), (narrow, pooled)):
+            d = paired_difference(x[0] * 100 * LN2, base * 100 * LN2, n, rng=rng, n_boot=400, seed_variance=variance)
+            found.append(d.low <= 0.05 <= d.high)
+    assert 0.92 < np.mean(hits) < 0.985
+    assert np.mean(narrow) < 0.7
 
 
 def test_paired_difference_mean_and_shared_trials():
@@ -297,3 +339,44 @@ def test_partial_correlation_closed_form_and_two_controls():
     assert partial_correlation(x, y, np.column_stack([z, w])) == pytest.approx(expected, abs=1e-12)
     assert partial_correlation(z, y, z) is None
     assert partial_correlation(x[:3], y[:3], z[:3]) is None
+
+
+def test_overlap_is_the_intersection_counted_by_hand():
+    rng = generator(12)
+    names = [f"s{i}" for i in range(9)]
+    orders = [list(rng.permutation(names)) for _ in range(3)]
+    found = top_k_overlap(orders, generator(), n_draws=50)
+    assert list(found.k) == list(range(1, 10))
+    assert list(found.size) == [len(set.intersection(*(set(o[:k]) for o in orders))) for k in range(1, 10)]
+
+
+def test_overlap_by_chance_is_that_of_all_permutations():
+    """Four items, three lists: one fixed, all 24 x 24 orders of the others."""
+    sizes = [
+        [len(set(range(k)) & set(a[:k]) & set(b[:k])) for k in range(1, 5)]
+        for a in permutations(range(4))
+        for b in permutations(range(4))
+    ]
+    found = top_k_overlap(["abcd"] * 3, generator(), n_draws=20000)
+    np.testing.assert_allclose(found.expected, np.mean(sizes, axis=0), rtol=1e-12)
+    np.testing.assert_array_equal(found.low, np.quantile(sizes, 0.025, axis=0, method="lower"))
+    np.testing.assert_array_equal(found.high, np.quantile(sizes, 0.975, axis=0, method="higher"))
+
+
+def test_overlap_by_chance_is_the_papers():
+    """Fig. A2: 84 sessions ranked for 5 held-out sessions."""
+    names = [str(i) for i in range(84)]
+    found = top_k_overlap([names] * 5, generator(), n_draws=400)
+    assert f"{found.expected[4]:.5f} {found.expected[22]:.2f} {found.expected[52]:.1f}" == "0.00006 0.13 8.4"
+    assert found.low[52] < 8.4 < found.high[52] and found.high[4] == 0 and found.low[83] == 84
+
+
+def test_identical_orders_overlap_fully():
+    found = top_k_overlap(["abcde", "abcde"], generator())
+    assert list(found.size) == [1, 2, 3, 4, 5] and (found.size >= found.expected).all()
+
+
+@pytest.mark.parametrize("orders", [[], ["abc"], ["abc", "abd"], ["aab", "aab"], ["abc", "ab"], ["", ""]])
+def test_orders_of_other_items_are_refused(orders):
+    with pytest.raises(DataError, match="same distinct items"):
+        top_k_overlap(orders, generator())

@@ -10,13 +10,17 @@ and ``n[k]`` its spikes::
 Two things make it uncertain: which trials it was measured on, and which seeds the models were trained with. Trials are
 resampled with replacement, the same trials for every candidate, so that what all candidates share cancels in their
 order. The few seeds are not resampled (two seeds have three resamples); their variance is pooled over all candidates
-and added as noise. A value that is not finite is refused everywhere: a diverged candidate is no number.
+and added as noise. What a seed does to all candidates alike (they share its random numbers: batches, masks, first
+weights of the stitchers) cancels between them and is in none of their intervals: those are for comparing candidates
+with each other. A control has a seed effect of its own: compare it by ``paired_difference``, which counts both. With
+one seed the noise between trainings is unknown: intervals count trials only, and nothing may be concluded from them.
+A value that is not finite is refused everywhere: a diverged candidate is no number.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +44,12 @@ class RankUncertainty:
 
     ``score`` (C,) bits per spike; ``seed_scores`` (C, S); ``sd`` (C,) over seeds, None with one seed;
     ``rank`` (C,) 1 = best, ties by position; ``rank_low``, ``rank_high`` (C,) 80 % interval of the rank;
-    ``low80``, ``high80``, ``low95``, ``high95`` (C,) intervals of the score; ``p_top`` {k: (C,)} probability of being
-    among the k best; ``seed_variance`` of one training (candidate x seed interaction), None when it is unknown (one
-    seed or one candidate) and therefore in no interval; ``p_equal`` probability of a gap between best and median
-    candidate as large as the one found if all candidates were equally good (accounts for choosing the best), None
-    with one candidate.
+    ``low80``, ``high80``, ``low95``, ``high95`` (C,) intervals of the score, for comparing candidates with each other:
+    the seed effect that all candidates share is not in them; ``p_top`` {k: (C,)} probability of being among the k
+    best; ``seed_variance`` of one training (candidate x seed interaction), None when it is unknown (one seed or one
+    candidate) and therefore in no interval; ``p_equal`` probability of a gap between best and median candidate as
+    large as the one found if all candidates were equally good (accounts for choosing the best). It is None with one
+    candidate, and with one seed: trial noise alone would call equal cores different, since trainings differ by seed.
     """
 
     score: Floats
@@ -149,7 +154,7 @@ def rank_bootstrap(
         high95=high95,
         p_top={k: (drawn <= k).mean(axis=0) for k in sorted(ks) if k <= len(score)},
         seed_variance=variance,
-        p_equal=_p_equal(score, draws),
+        p_equal=None if variance is None else _p_equal(score, draws),
     )
 
 
@@ -173,7 +178,9 @@ def paired_difference(
         pools it over all candidates); otherwise it is pooled within ``a`` and ``b``, and the interval uses Student's
         t with S + S' - 2 degrees of freedom. With one seed each it is unknown and not in the interval.
 
-    The mean is the plain difference of the scores; trials are resampled jointly.
+    The mean is the plain difference of the scores; trials are resampled jointly. Seeds of ``a`` and ``b`` are taken as
+    independent, so the seed effect that all candidates share counts here, as it must against a control. Between two
+    candidates it cancels: pass ``seed_variance``, or the interval is too wide.
     """
     gain_a, n = _checked(np.atleast_2d(np.asarray(a, dtype=float)), spikes)
     gain_b, _ = _checked(np.atleast_2d(np.asarray(b, dtype=float)), spikes)
@@ -245,6 +252,49 @@ def partial_correlation(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float |
     return _pearson(*rest)
 
 
+@dataclass(frozen=True, eq=False)
+class TopKOverlap:
+    """How many items are in the top k of every list, (n,) each: ``k`` 1 to n, ``size`` as found, ``expected`` by
+    chance, and ``low``, ``high``: the 95 % band of lists in random order."""
+
+    k: Ints
+    size: Ints
+    expected: Floats
+    low: Ints
+    high: Ints
+
+
+def top_k_overlap(orders: Sequence[Sequence[str]], rng: np.random.Generator, n_draws: int = 2000) -> TopKOverlap:
+    """Size of the intersection of all top-k lists against k (Fig. A2 of the paper), and what chance gives.
+
+    orders: two or more orders of the same n items, best first. By chance ``n * (k/n) ** len(orders)`` items are in all
+    top-k lists; the band holds the middle 95 % of ``n_draws`` draws of independent random orders. It is about one k
+    at a time: sizes at neighbouring k go together.
+
+    Raises DataError for fewer than two orders, orders of other items, or an item twice.
+    """
+    names = sorted(orders[0]) if orders else []
+    if len(orders) < 2 or not names or len(set(names)) < len(names) or any(sorted(o) != names for o in orders):
+        raise DataError("top_k_overlap", f"{len(orders)} orders", "two or more orders of the same distinct items")
+    n, place = len(names), {name: i for i, name in enumerate(names)}
+    ranks = np.empty((len(orders), n), dtype=np.int64)
+    for row, order in zip(ranks, orders, strict=True):
+        row[[place[name] for name in order]] = np.arange(n)
+    # An item enters the intersection at its worst rank. One list may stay in order: only the others' order counts.
+    worst = np.tile(np.arange(n), (n_draws, 1))
+    for _ in orders[1:]:
+        worst = np.maximum(worst, rng.permuted(np.tile(np.arange(n), (n_draws, 1)), axis=1))
+    drawn = np.stack([(worst <= k).sum(axis=1) for k in range(n)], axis=1)
+    k = np.arange(1, n + 1)
+    return TopKOverlap(
+        k=k,
+        size=np.cumsum(np.bincount(ranks.max(axis=0), minlength=n)),
+        expected=n * (k / n) ** len(orders),
+        low=np.quantile(drawn, 0.025, axis=0, method="lower"),
+        high=np.quantile(drawn, 0.975, axis=0, method="higher"),
+    )
+
+
 def _checked(ll_gain: ArrayLike, spikes: ArrayLike) -> tuple[Floats, Floats]:
     gain, n = _finite("log-likelihood gains", ll_gain), _finite("spikes of the trials", spikes)
     if n.ndim != 1 or gain.ndim < 1 or gain.shape[-1] != len(n):
@@ -308,10 +358,8 @@ def _drawn_ranks(draws: Floats, rng: np.random.Generator) -> Ints:
     return ranks
 
 
-def _p_equal(score: Floats, draws: Floats) -> float | None:
+def _p_equal(score: Floats, draws: Floats) -> float:
     """Chance of the gap between best and median under equal candidates: the draws, centred, are the noise alone."""
-    if len(score) < 2:
-        return None
     noise = draws - draws.mean(axis=0)
     gaps = noise.max(axis=1) - np.median(noise, axis=1)
     found = float(score.max() - np.median(score))
