@@ -6,15 +6,24 @@ that it shows. A missing result is None with a reason, never a zero.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sessionwise.analysis.statistics import partial_correlation, spearman, spearman_interval
+import numpy as np
+
+from sessionwise.analysis.statistics import partial_correlation, spearman, spearman_interval, top_k_overlap
 from sessionwise.errors import DataError
 
 Ranking = Mapping[str, Any]
 Row = Mapping[str, Any]
+
+# What one seed allows to say.
+NOT_JUDGED = "not judged: one seed"
+ONE_SEED = "one seed: intervals count trials only; the noise between trainings is unknown, use two or more seeds"
+# Of the band by chance; its own generator, so that the same rankings give the same band.
+_BAND_SEED = 0
 
 # The comparisons that open the page: what the best core is compared with, and where its own result stands.
 _AGAINST: tuple[tuple[str, str, str | None], ...] = (
@@ -34,6 +43,8 @@ def summarise(ranking: Ranking) -> dict[str, Any]:
         "n_diverged": sum(row["state"] == "diverged" for row in ranking["rows"]),
         "n_failed": sum(row["state"] not in ("done", "diverged") for row in ranking["rows"]),
         "best": best_core(done),
+        "one_seed": ONE_SEED if has_one_seed(ranking) else None,
+        "controls_without_score": _controls_without_score(ranking),
         "against": [_against(ranking, *names) for names in _AGAINST],
         "trials": _correlation(done, "n_trials"),
         "units": _correlation(done, "n_units"),
@@ -51,6 +62,11 @@ def missing_rows(ranking: Ranking) -> list[Row]:
     """The rows without a score: diverged, failed or not run."""
     done = {id(row) for row in done_rows(ranking)}
     return [row for row in ranking["rows"] if id(row) not in done]
+
+
+def has_one_seed(ranking: Ranking) -> bool:
+    """Whether the noise between trainings is unknown, so that no difference may be called one."""
+    return len(ranking["seeds"]) == 1
 
 
 def best_core(done: Sequence[Row]) -> dict[str, Any] | None:
@@ -71,6 +87,8 @@ def agreement_between_heldout(rankings: Sequence[Ranking]) -> dict[str, Any] | N
     pairs: list[dict[str, Any]] = []
     for i, a in enumerate(scores):
         for j, b in enumerate(scores[:i]):
+            if rankings[i]["heldout"] == rankings[j]["heldout"]:
+                continue
             common = sorted(a.keys() & b.keys())
             rho = spearman([a[s] for s in common], [b[s] for s in common])
             if rho is not None:
@@ -78,6 +96,42 @@ def agreement_between_heldout(rankings: Sequence[Ranking]) -> dict[str, Any] | N
                     {"heldout": [rankings[j]["heldout"], rankings[i]["heldout"]], "rho": rho, "n": len(common)}
                 )
     return {"mean": math.fsum(pair["rho"] for pair in pairs) / len(pairs), "pairs": pairs} if pairs else None
+
+
+def overlap_between_heldout(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
+    """Fig. A2 of the paper: how many sessions are in the top k for every held-out session, against chance.
+
+    One entry for each way of ranking (method, preset, settings and seeds alike) that was used for two or more held-out
+    sessions; of several rankings for one held-out session that with the most scores counts. Only sessions with a score
+    for every held-out session enter; ``n_left_out`` counts the others. With fewer than 3 ``curve`` is None.
+    """
+    alike: dict[str, dict[str, Ranking]] = {}
+    for ranking in rankings:
+        way = json.dumps([ranking[name] for name in ("method", "preset", "settings", "seeds")], sort_keys=True)
+        group = alike.setdefault(way, {})
+        known = group.get(ranking["heldout"])
+        if known is None or len(done_rows(ranking)) > len(done_rows(known)):
+            group[ranking["heldout"]] = ranking
+    return [_overlap(list(group.values())) for group in alike.values() if len(group) > 1]
+
+
+def _overlap(rankings: Sequence[Ranking]) -> dict[str, Any]:
+    orders = [[row["session"] for row in done_rows(ranking)] for ranking in rankings]
+    common = set.intersection(*map(set, orders))
+    candidates = {row["session"] for ranking in rankings for row in ranking["rows"]}
+    curve = None
+    if len(common) > 2:
+        lists = [[session for session in order if session in common] for order in orders]
+        found = vars(top_k_overlap(lists, np.random.default_rng(_BAND_SEED)))
+        curve = {name: values.tolist() for name, values in found.items()}
+    return {
+        "heldout": [ranking["heldout"] for ranking in rankings],
+        "method": rankings[0]["method"],
+        "preset": rankings[0]["preset"],
+        "n_common": len(common),
+        "n_left_out": len(candidates) - len(common),
+        "curve": curve,
+    }
 
 
 def require_finite(value: Any, where: str) -> None:
@@ -93,16 +147,30 @@ def require_finite(value: Any, where: str) -> None:
 
 
 def _against(ranking: Ranking, words: str, name: str, control: str | None) -> dict[str, Any]:
-    """One comparison of the best core in words; ``found`` is better, worse, not distinguishable or not measured."""
+    """One comparison of the best core in words.
+
+    ``found`` is better, worse, not distinguishable, not measured, or with one seed not judged.
+    """
     found = next((d for d in ranking.get("differences") or () if _is_best_against(d["name"], name)), None)
     if found is None:
         return {"against": words, "found": "not measured", "reason": _why_not(ranking, control)}
     word = "better" if found["low"] > 0 else "worse" if found["high"] < 0 else "not distinguishable"
+    word = NOT_JUDGED if has_one_seed(ranking) else word
     return {"against": words, "found": word, **{key: found[key] for key in ("mean", "low", "high", "level")}}
 
 
 def _is_best_against(difference: str, name: str) -> bool:
     return difference.startswith("best") and difference.endswith(f"- {name}")
+
+
+def _controls_without_score(ranking: Ranking) -> list[dict[str, str]]:
+    """The controls that were run and failed: without them the answer lacks its yardstick."""
+    found = [(words, ranking.get(key)) for words, _, key in _AGAINST if key]
+    return [
+        {"control": words, "state": str(result["state"]), "reason": str(result.get("reason") or "no reason recorded")}
+        for words, result in found
+        if result and result["state"] != "done"
+    ]
 
 
 def _why_not(ranking: Ranking, control: str | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 _FRONT = ("rank", "session", "score", "sd", "rank_low", "rank_high")
 _TOP = (1, 3, 5, 10)
 _BACK = ("state", "reason", "n_trials", "n_units", "subject")
-_MORE = ("bps_unit_mean", "bps_tail", "units_left_out", "low80", "high80", "low95", "high95")
+_MORE = ("own_score", "bps_unit_mean", "bps_tail", "units_left_out", "low80", "high80", "low95", "high95")
 # A spreadsheet takes text that begins so for a formula.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
