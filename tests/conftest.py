@@ -34,7 +34,7 @@ def toy_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sessionwise.data.simulate import simulate_pool, write_truth
     from sessionwise.data.store import create_store
 
-    pool = simulate_pool(4, 1, seed=1, bad_share=0.0, n_trials=(60, 70), n_units=(8, 12), rate_hz=15.0, n_bins=12)
+    pool = simulate_pool(4, 1, seed=1, bad_share=0.0, n_trials=(90, 100), n_units=(8, 12), rate_hz=15.0, n_bins=12)
     path = tmp_path_factory.mktemp("toy") / "store"
     store = create_store(path)
     for session in pool.sessions:

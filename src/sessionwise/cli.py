@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sessionwise.data.info import SessionInfo
 
 MAX_PROBLEMS = 20
+_CONTROLS = {"baseline": "baseline (from scratch)", "random_core": "random frozen core"}
 _INTERRUPTED = 130  # what the command line library makes of Ctrl-C
 
 app = typer.Typer(
@@ -306,7 +307,7 @@ def rank_command(
     for ranking in rankings:
         _print_ranking(ranking.document)
     print(f"report: {shown(_write_report(to))}")
-    _exit_if_failed([row for ranking in rankings for row in ranking.document["rows"]])
+    _exit_if_failed([arm for ranking in rankings for arm in _all_arms(ranking.document)])
 
 
 @app.command("demo", epilog="Example: sessionwise demo --to demo")
@@ -325,7 +326,7 @@ def demo_command(
     _print_ranking(demo.ranking.document)
     _print_comparison(demo.comparison)
     print(f"report: {shown(demo.report)}")
-    _exit_if_failed([*demo.ranking.document["rows"], *demo.comparison["arms"]])
+    _exit_if_failed([*_all_arms(demo.ranking.document), *demo.comparison["arms"]])
 
 
 @app.command("report", epilog="Example: sessionwise report study")
@@ -356,6 +357,11 @@ def _whole_numbers(option: str, text: str) -> list[int]:
         raise UsageError(option, f"{text!r}", "whole numbers with commas", f"For example: {option} 10,20,42") from error
 
 
+def _all_arms(document: Any) -> list[Any]:
+    controls = [{**document[arm], "name": name} for arm, name in _CONTROLS.items()]
+    return [*document["rows"], *controls]
+
+
 def _exit_if_failed(rows: Sequence[Any]) -> None:
     missing = [row for row in rows if row["state"] != "done"]
     for row in missing[:MAX_PROBLEMS]:
@@ -371,7 +377,7 @@ def _print_ranking(document: Any) -> None:
         chances = [_number(row["p_top"].get(k), 2) for k in ("1", "3")]
         score = [_number(row["score"], 4), _number(row["sd"], 4)]
         rows.append([row["rank"], row["session"], *score, span, *chances, row["n_trials"], row["n_units"]])
-    for name, arm in (("baseline (from scratch)", "baseline"), ("random frozen core", "random_core")):
+    for arm, name in _CONTROLS.items():
         rows.append([None, name, _number(document[arm]["score"], 4), _number(document[arm]["sd"], 4), *[None] * 5])
     print(f"\nRanking for {shown(document['heldout'])}, {document['score_kind']}, seeds {document['seeds']}")
     print_table(columns, rows, right=[name for name in columns if name != "session"])

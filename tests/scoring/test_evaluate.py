@@ -48,12 +48,23 @@ def test_kfold_scores_each_bin_where_it_was_masked(case):
 def test_tail_scores_the_last_bins_only(case):
     model, counts, rows = case
     rates = rates_under(model, counts, tail_mask(70, 8, 3))
-    null = lik.null_rates(counts)  # of all evaluated bins
+    null = lik.null_rates(counts[:, -3:])  # of the evaluated bins (B4)
     found = Scorer("a", counts, rows, 100, SETTINGS).tail(model)
     assert found.bps == pytest.approx(lik.bits_per_spike(rates[:, -3:], counts[:, -3:], null), abs=1e-5)
     assert (found.bin_gain[:-3] == 0).all()
     ahead = [lik.bits_per_spike(rates[:, [t]], counts[:, [t]], null) for t in (5, 6, 7)]
     assert horizon(found, 3) == pytest.approx(ahead, abs=1e-5)
+
+
+def test_the_tails_own_mean_is_its_null_model(case):
+    """A constant prediction at the mean of the scored bins gains nothing, whatever came before them."""
+    model, counts, rows = case
+    late = counts.copy()
+    late[:, -3:] += 2
+    decode = model.stitchers_of("a").decode
+    torch.nn.init.zeros_(decode.weight)
+    decode.bias.data = torch.from_numpy(lik.null_rates(late[:, -3:])).float().log()
+    assert Scorer("a", late, rows, 100, SETTINGS).tail(model).bps == pytest.approx(0, abs=1e-6)
 
 
 def test_next_step_scores_every_bin_in_one_pass(case):

@@ -10,21 +10,23 @@ from sessionwise.data.session import make_session
 from sessionwise.data.splits import make_split
 from sessionwise.data.store import create_store, open_store
 from sessionwise.errors import UsageError
+from sessionwise.io.files import read_json
 from sessionwise.io.tensors import read_tensors
 from sessionwise.runs.launch import execute
 from sessionwise.runs.store import RunStore
 from sessionwise.selection import ranking as ranking_module
 from sessionwise.selection.ranking import (
-    check_seeds,
     collect,
     make_plan,
     open_ranking,
     rank,
     ranking_folder,
     save_ranking,
+    seed_problems,
     selected_gain,
 )
 from sessionwise.selection.sets import ordered
+from sessionwise.training import jobs
 from sessionwise.training.presets import preset
 
 HELDOUT = "sim-heldout-0"
@@ -110,38 +112,135 @@ def test_candidates_are_independent_of_each_other(ranked, toy_settings):
     assert ranking_folder(study, few.document) != ranking_folder(study, found.document)
 
 
-def test_test_trials_never_reach_the_ranking(ranked, toy_settings, tmp_path):
-    """S2: with garbage in every session's test trials ranking.json is byte-identical."""
-    sessions, study, found = ranked
-    changed = create_store(tmp_path / "store")
+def changed_store(sessions, path, change):
+    """A copy of the store in which ``change(name, session, counts)`` gives each session's counts."""
+    store = create_store(path)
     for name in sessions:
         session = sessions.session(name)
-        counts = np.array(session.counts)
+        same = ("subject", "lab", "date", "trial_ids", "trial_columns")
+        meta = {field: getattr(session, field) for field in same}
+        counts = change(name, session, np.array(session.counts))
+        store.add(make_session(name, counts, session.bin_s, session.window_s, **meta))
+    return open_store(store.path)
+
+
+def test_test_trials_never_reach_the_ranking(ranked, toy_settings, tmp_path):
+    """S2: with garbage in every session's test trials, everything computed anew, ranking.json is byte-identical."""
+    sessions, _, found = ranked
+
+    def garbage(name, session, counts):
         test = make_split(name, session.trial_ids, 0).test
         counts[test] = np.random.default_rng(list(name.encode())).poisson(3.0, counts[test].shape)
-        meta = {"subject": session.subject, "lab": session.lab, "date": session.date, "trial_ids": session.trial_ids}
-        changed.add(make_session(name, counts, session.bin_s, session.window_s, **meta))
+        return counts
+
+    changed = changed_store(sessions, tmp_path / "store", garbage)
     other = rank(
-        open_store(changed.path), HELDOUT, preset="tiny", overrides=toy_settings, seeds=(10, 20), to=study, on="here"
+        changed, HELDOUT, preset="tiny", overrides=toy_settings, seeds=(10, 20), to=tmp_path / "study", on="here"
     )
+    assert other.document["cost"]["runs"] == 20
     trimmed = [{**document.document, "truth": None} for document in (found, other)]  # the truth knows the old content
-    assert json.dumps(trimmed[0], sort_keys=True) == json.dumps(trimmed[1], sort_keys=True)
-    assert not (study / "test-openings").exists()
+    for part in found.document:
+        assert json.dumps(trimmed[0][part], sort_keys=True) == json.dumps(trimmed[1][part], sort_keys=True), part
+    assert not (tmp_path / "study" / "test-openings").exists()
+
+
+def test_the_test_above_can_fail(ranked, toy_settings, tmp_path, monkeypatch):
+    """Scoring on test trials instead of validation trials changes the ranking."""
+    sessions, _, found = ranked
+    real = jobs.scorer
+
+    def leaky(data, part, settings, counts=None):
+        counts = np.asarray(open_store(sessions.path).session(data.id).counts)[data.split.test]
+        return real(data, "test", settings, counts)
+
+    monkeypatch.setattr(jobs, "scorer", leaky)
+    other = rank(sessions, HELDOUT, preset="tiny", overrides=toy_settings, seeds=(10, 20), to=tmp_path, on="here")
+    assert other.scores != found.scores
 
 
 def test_the_held_out_recording_never_reaches_pretraining(ranked, toy_settings, tmp_path):
-    """S1: another recording under the held-out id leaves every pretraining as it was."""
-    sessions, _, found = ranked
-    changed = create_store(tmp_path / "store")
-    for name in sessions:
-        session = sessions.session(name)
-        counts = np.random.default_rng(1).poisson(1.0, session.counts.shape) if name == HELDOUT else session.counts
-        changed.add(make_session(name, counts, session.bin_s, session.window_s, trial_ids=session.trial_ids))
-    settings = preset("tiny", toy_settings)
-    plans = [make_plan(s, HELDOUT, found.order, settings, (10, 20)) for s in (sessions, open_store(changed.path))]
-    assert {k: s.key for k, s in plans[0].pretrain.items()} == {k: s.key for k, s in plans[1].pretrain.items()}
-    assert {s.key for s in plans[0].finetune.values()}.isdisjoint(s.key for s in plans[1].finetune.values())
-    assert all(HELDOUT not in spec.sessions for spec in plans[0].pretrain.values())
+    """S1: another recording under the held-out id, everything computed anew: every pretraining has the same bytes."""
+    sessions, study, found = ranked
+
+    def other_heldout(name, session, counts):
+        return np.random.default_rng(1).poisson(1.0, counts.shape) if name == HELDOUT else counts
+
+    changed = changed_store(sessions, tmp_path / "store", other_heldout)
+    rank(changed, HELDOUT, preset="tiny", overrides=toy_settings, seeds=(10, 20), to=tmp_path / "study", on="here")
+    plan = make_plan(changed, HELDOUT, sorted(found.order), preset("tiny", toy_settings), (10, 20))
+    stores = [RunStore(study / "runs"), RunStore(tmp_path / "study" / "runs")]
+    for spec in plan.pretrain.values():
+        manifests = [read_json(store.folder(spec.key) / "manifest.json") for store in stores]
+        assert manifests[0] == manifests[1] and HELDOUT not in spec.sessions
+    assert all(stores[0].state(spec.key) == "missing" for spec in plan.finetune.values())
+
+
+def test_all_cores_of_a_seed_meet_the_same_batches_masks_and_dropout(ranked, toy_settings, tmp_path, monkeypatch):
+    """Protocol A12: what a finetuning draws depends on seed and held-out session, never on the core."""
+    sessions, _, _ = ranked
+    drawn, real = {}, jobs.train
+
+    def watch(training, *arguments, **options):
+        draw, seen = training.batches.draw, []
+
+        def record(*args):
+            batch = draw(*args)
+            seen.append((batch.counts.numpy().tobytes(), batch.masked.numpy().tobytes()))
+            return batch
+
+        training.batches.draw = record
+        done = real(training, *arguments, **options)
+        drawn.setdefault((training.batches.role, training.batches.seed), []).append(
+            (seen, training.dropout_rng.get_state().numpy().tobytes())
+        )
+        return done
+
+    monkeypatch.setattr(jobs, "train", watch)
+    rank(sessions, HELDOUT, preset="tiny", overrides=toy_settings, seeds=(10, 20), to=tmp_path, on="here")
+    for seed in (10, 20):
+        first, *others = drawn[("finetune", HELDOUT), seed]
+        assert len(others) == 4 and all(other == first for other in others)  # 4 cores and the random one
+    assert drawn[("finetune", HELDOUT), 10][0] != drawn[("finetune", HELDOUT), 20][0]
+
+
+def test_with_few_validation_trials_nothing_is_concluded(ranked, toy_settings, tmp_path):
+    """Halves of one or two trials judge nothing: the ranking is shown, without differences and without a p."""
+    sessions, _, _ = ranked
+    few = changed_store(sessions, tmp_path / "store", lambda name, session, counts: counts)
+    session = few.session(HELDOUT)
+    few.add(make_session("short", np.array(session.counts)[:12] * 2, session.bin_s, session.window_s))
+    found = rank(
+        few,
+        "short",
+        pool=["sim-00", "sim-01"],
+        preset="tiny",
+        overrides=toy_settings,
+        seeds=(10, 20),
+        to=tmp_path / "s",
+        on="here",
+    )
+    assert found.document["n_validation_trials"] == 1 and len(found.order) == 2
+    assert found.document["differences"] == [] and found.document["noise"]["p_equal"] is None
+    assert not found.document["verdict"]["different"] and "Not judged" in found.document["verdict"]["text"]
+    assert "not cross-fitted" in found.document["score_kind"]
+
+
+def test_shuffles_are_shared_by_held_out_sessions_whatever_failed(ranked):
+    """A17: a session without a score is left out of its place; the order of the others stays."""
+    _, _, found = ranked
+    rows = [{**row, "state": "failed"} if row["session"] == "sim-02" else row for row in found.document["rows"]]
+    partial = ranking_module.Ranking({**found.document, "rows": rows})
+    for i in range(6):
+        assert ordered(partial, "random", i) == [name for name in ordered(found, "random", i) if name != "sim-02"]
+
+
+def test_a_failed_control_is_said(ranked, toy_settings, tmp_path):
+    sessions, _, _ = ranked
+    overrides = {**toy_settings, "baseline.lr": 1e30}
+    found = rank(sessions, HELDOUT, preset="tiny", overrides=overrides, seeds=[10, 20], to=tmp_path, on="here")
+    assert len(found.order) == 4 and found.document["baseline"]["state"] == "diverged"
+    assert found.document["baseline"]["score"] is None and "seed 10" in found.document["baseline"]["reason"]
+    assert not [entry for entry in found.document["differences"] if "baseline" in entry["name"]]
 
 
 def test_a_diverged_candidate_is_a_row_with_its_reason_and_changes_no_score(
@@ -163,7 +262,7 @@ def test_a_diverged_candidate_is_a_row_with_its_reason_and_changes_no_score(
     assert last["reason"].startswith("seed 20: ")
     assert bad.order == [name for name in found.order if name != "sim-02"]
     assert bad.scores == {name: score for name, score in found.scores.items() if name != "sim-02"}
-    save_ranking(found, study, {})  # both share their folder's name: put the good one back
+    save_ranking(found, study, {})  # the same question, asked with other runs: put the good answer back
 
 
 def test_all_candidates_diverged_is_said(ranked, toy_settings, tmp_path):
@@ -183,7 +282,8 @@ def test_one_seed_and_one_candidate(ranked, toy_settings):
     )
     (row,) = one.document["rows"]
     assert (row["rank"], row["sd"], one.document["noise"]["seed_correlation"]) == (1, None, None)
-    assert "nothing to compare" in one.document["verdict"]["text"]
+    assert one.document["noise"]["p_equal"] is None and not one.document["verdict"]["different"]
+    assert "One seed" in one.document["verdict"]["text"]
 
 
 def test_several_held_out_sessions_share_their_pretraining(ranked, toy_settings, tmp_path):
@@ -197,15 +297,15 @@ def test_several_held_out_sessions_share_their_pretraining(ranked, toy_settings,
 def test_selected_gain_never_judges_a_choice_by_what_chose_it():
     """Against loops; and under pure noise the chosen candidate's expected score is 0, while the naive best is above."""
     rng = np.random.default_rng(0)
-    gains, spikes = rng.normal(size=(6, 2, 16)), np.ones(16)
+    gains = rng.normal(size=(6, 2, 16))
     half = (np.arange(16) // 2) % 2
     for position in (0, 2, -1):
-        found = selected_gain(gains, spikes, position)
+        found = selected_gain(gains, position)
         for s, h in product((0, 1), (0, 1)):
             chosen = sorted(range(6), key=lambda c: -gains[c, 1 - s, half != h].sum())[position]
             assert (found[s, half == h] == gains[chosen, s, half == h]).all()
     noise = rng.normal(size=(2000, 6, 2, 16))
-    corrected = np.mean([selected_gain(g, spikes, 0).mean() for g in noise])
+    corrected = np.mean([selected_gain(g, 0).mean() for g in noise])
     naive = np.mean([g.mean(axis=(1, 2)).max() for g in noise])
     assert abs(corrected) < 0.01 < 0.15 < naive
 
@@ -223,8 +323,8 @@ def test_orders_are_nested_prefixes_of_the_ranked_sessions(ranked):
 
 @pytest.mark.parametrize("seeds", [[], [10, 10], [-1], [2**32]])
 def test_seeds_that_cannot_be_meant(seeds):
-    with pytest.raises(UsageError, match="--seeds"):
-        check_seeds(seeds)
+    (problem,) = seed_problems(seeds)
+    assert "--seeds" in str(problem) and not seed_problems([0, 10, 2**32 - 1])
 
 
 def test_collect_is_a_pure_function_of_the_runs(ranked, toy_settings):

@@ -13,7 +13,8 @@ from sessionwise.training.batches import Batches
 def fake(name, trials, units):
     """A session whose counts name their trial."""
     counts = np.broadcast_to(np.arange(trials, dtype=np.uint16)[:, None, None], (trials, 4, units)).copy()
-    return SimpleNamespace(id=name, counts=lambda part: counts)
+    split = SimpleNamespace(train=np.arange(trials))
+    return SimpleNamespace(id=name, split=split, take=lambda part, rows: counts[rows])
 
 
 def epoch(batches, rng):
@@ -56,10 +57,12 @@ def test_continuing_from_a_state_gives_the_same_batches():
     assert [trials_of(batches.draw(0.3, rng)) for _ in range(9)] == [trials_of(other.draw(0.3, rng)) for _ in range(9)]
 
 
-def test_order_depends_on_seed_alone_not_on_ids():
-    one, two = Batches([fake("a", 23, 3)], 5, seed=1), Batches([fake("z", 23, 9)], 5, seed=1)
+def test_order_depends_on_seed_and_role_not_on_the_candidate():
+    one, two = Batches([fake("a", 23, 3)], 5, 1, ("pretrain",)), Batches([fake("z", 23, 9)], 5, 1, ("pretrain",))
+    other = Batches([fake("a", 23, 3)], 5, 1, ("finetune", "a"))
     rng = stream(0, "m")
-    assert [trials_of(b) for b in epoch(one, rng)] == [trials_of(b) for b in epoch(two, rng)]
+    orders = [[trials_of(b) for b in epoch(batches, rng)] for batches in (one, two, other)]
+    assert orders[0] == orders[1] != orders[2]
     assert [trials_of(b) for b in epoch(Batches([fake("a", 23, 3)], 5, seed=2), rng)] != [
         trials_of(b) for b in epoch(Batches([fake("a", 23, 3)], 5, seed=1), rng)
     ]

@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +31,13 @@ class Toy:
     """A session of 40 training and 8 validation trials."""
 
     id: str = "a"
+
+    @property
+    def split(self):
+        return SimpleNamespace(train=np.arange(40))
+
+    def take(self, part, rows):
+        return self.counts(part)[rows]
 
     def counts(self, part):
         rng = np.random.default_rng(5)

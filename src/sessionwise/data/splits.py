@@ -134,6 +134,12 @@ class SessionData:
             raise LeakageError(f"session {self.id!r}", found, needed)
         return self._counts[self.split.part(part)]
 
+    def take(self, part: str, rows: np.ndarray) -> np.ndarray:
+        """Counts (K, T, N) of some trials of a part by their place in it: a batch, without copying the rest."""
+        if part == "test":
+            return self.counts(part)  # says that they are sealed
+        return self._counts[self.split.part(part)[rows]]
+
     def open_test(self, token: TestSeal) -> np.ndarray:
         """Counts (K, T, N) of the test trials, for a final evaluation only; the opening is written down first."""
         if not isinstance(token, TestSeal):
@@ -154,29 +160,31 @@ class SessionData:
             raise DataError(f"session {self.id!r}", found, "spikes in every part", "Use another split seed")
 
 
-def overlap_share(event_s: np.ndarray, window_s: tuple[float, float], bin_s: float, split: Split) -> float | None:
-    """Share of test bins that also lie in the window of a training trial; None when no event time is known.
+def overlap_share(
+    event_s: np.ndarray, window_s: tuple[float, float], bin_s: float, split: Split, part: str = "test"
+) -> float | None:
+    """Share of a part's bins that also lie in the window of a training trial; None when no event time is known.
 
     ``event_s``: (K,) time of each trial's alignment event in the recording, in seconds; NaN is left out.
     """
     event_s = np.asarray(event_s, np.float64)
     train = np.sort(event_s[split.train][np.isfinite(event_s[split.train])])
-    test = event_s[split.test][np.isfinite(event_s[split.test])]
-    if not len(train) or not len(test):
+    scored = event_s[split.part(part)][np.isfinite(event_s[split.part(part)])]
+    if not len(train) or not len(scored):
         return None
     length, bins = window_s[1] - window_s[0], round((window_s[1] - window_s[0]) / bin_s)
-    begins = test[:, None] + bin_s * np.arange(bins)  # relative to each window's start, which cancels
+    begins = scored[:, None] + bin_s * np.arange(bins)  # relative to each window's start, which cancels
     slack = bin_s * 1e-6  # windows that only touch share no bin
     last = np.searchsorted(train, begins + bin_s - slack, side="left") - 1
     shared = (last >= 0) & (train[np.maximum(last, 0)] + length > begins + slack)
     return float(shared.mean())
 
 
-def overlap_of(info: SessionInfo, split: Split) -> float | None:
+def overlap_of(info: SessionInfo, split: Split, part: str = "test") -> float | None:
     """``overlap_share`` of a stored session, from the first of its columns that holds event times."""
     for name in ALIGN_TIME_COLUMNS:
         if name in info.columns and info.columns[name].dtype.kind in "fiu":
-            return overlap_share(info.columns[name], info.window_s, info.bin_s, split)
+            return overlap_share(info.columns[name], info.window_s, info.bin_s, split, part)
     return None
 
 

@@ -46,6 +46,7 @@ class SessionStore:
 
     def __init__(self, path: Path, infos: Mapping[str, SessionInfo]) -> None:
         self.path, self._infos = Path(path), dict(infos)
+        self._loaded: dict[tuple[str, int], SessionData] = {}
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -85,7 +86,10 @@ class SessionStore:
     def load(self, session_id: str, split_seed: int = 0) -> SessionData:
         """A session as training sees it: split into parts, test trials sealed, counts verified once a process."""
         info = self.info(session_id)
-        return SessionData(info, verified_counts(info), make_split(info.id, info.trial_ids, split_seed))
+        counts, asked = verified_counts(info), (session_id, split_seed)
+        if asked not in self._loaded or self._loaded[asked].meta is not info:
+            self._loaded[asked] = SessionData(info, counts, make_split(info.id, info.trial_ids, split_seed))
+        return self._loaded[asked]
 
     def subset(self, ids: Iterable[str]) -> SessionStore:
         """A view that holds the named sessions only."""

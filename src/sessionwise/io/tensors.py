@@ -15,7 +15,7 @@ from sessionwise.io.files import write_bytes
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None) -> None:
     """Write named arrays to one ``.safetensors`` file, whole or not at all. The same arrays give the same bytes."""
-    contiguous = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    contiguous = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     write_bytes(path, save(contiguous, metadata=dict(about) if about else None))
 
 

@@ -30,7 +30,7 @@ ONE_THREAD = {
     "NUMEXPR_NUM_THREADS": "1",
     "GOMP_SPINCOUNT": "0",
 }
-GRACE_S = 10.0  # how long a run in hand may take to reach its next report when the command stops
+GRACE_S = 60.0  # how long a run in hand may take to reach its next report when the command stops
 _QUOTED_LINES = 5
 _MAX_EARLY_DEATHS = 3
 

@@ -94,7 +94,8 @@ class Scorer:
             raise DataError(f"session {session_id}", "no spike in the evaluated trials", "at least one", "Leave it out")
         self.session_id, self.settings = session_id, settings
         self.counts = torch.from_numpy(np.ascontiguousarray(counts))
-        self.null = torch.from_numpy(null_rates(counts) if null is None else np.asarray(null, float))
+        self.null = null_rates(counts) if null is None else np.asarray(null, float)
+        self.tail_null = null_rates(counts[:, -self.tail_bins :]) if null is None else self.null
         draws = range(settings.fold_seed, settings.fold_seed + settings.fold_draws)
         n_bins = counts.shape[1]
         folds = [fold_of_bins(session_id, n_session_trials, n_bins, settings.folds, draw)[rows] for draw in draws]
@@ -104,28 +105,35 @@ class Scorer:
         """The k-fold score: every bin is scored once a draw (``next_step`` needs no mask: one pass scores all bins)."""
         if model.config.objective == "next_step":
             nothing = torch.zeros(self.counts.shape[:2], dtype=torch.bool)
-            return self._score(model, [(nothing, ~nothing)])
-        return self._score(model, [(mask, mask) for mask in self.fold_masks], draws=self.settings.fold_draws)
+            return self._score(model, [(nothing, ~nothing)], self.null)
+        return self._score(model, [(mask, mask) for mask in self.fold_masks], self.null, self.settings.fold_draws)
 
     def tail(self, model: NDT) -> Evaluation:
-        """The tail score: the last k bins predicted at once from the bins before them."""
+        """The tail score: the last k bins predicted at once from the bins before them; null rates are theirs (B4)."""
         K, T, _ = self.counts.shape
-        mask = torch.from_numpy(tail_mask(K, T, tail_bins(self.settings, T)))
-        return self._score(model, [(mask, mask)])
+        mask = torch.from_numpy(tail_mask(K, T, self.tail_bins))
+        return self._score(model, [(mask, mask)], self.tail_null)
+
+    @property
+    def tail_bins(self) -> int:
+        """How many bins the tail score masks: the setting, or all but the first bin of a shorter trial."""
+        return min(self.settings.tail, self.counts.shape[1] - 1)
 
     @torch.no_grad()
-    def _score(self, model: NDT, masks: Sequence[tuple[torch.Tensor, torch.Tensor]], draws: int = 1) -> Evaluation:
+    def _score(
+        self, model: NDT, masks: Sequence[tuple[torch.Tensor, torch.Tensor]], null: np.ndarray, draws: int = 1
+    ) -> Evaluation:
         K, T, N = self.counts.shape
         device = model.core.positions.device
         sums = {name: np.zeros(shape) for name, shape in _shapes(K, T, N).items()}
-        null = self.null.to(device)
+        floor = torch.from_numpy(null).to(device)
         for start in range(0, K, _TRIALS_AT_ONCE):
             part = slice(start, min(start + _TRIALS_AT_ONCE, K))
             counts = self.counts[part].to(device)
             for masked, scored in masks:
                 bins = scored[part].to(device)
                 log_rates = model.log_rates_at(bins, counts, masked[part].to(device), self.session_id)
-                _add(sums, part.start, bins, log_rates, counts[bins], null)
+                _add(sums, part.start, bins, log_rates, counts[bins], floor)
         scale = 1 / draws
         return Evaluation(**{name: value * scale for name, value in sums.items()})
 
@@ -152,11 +160,6 @@ def _add(
         np.add.at(sums[name], first + trial, by_bin)
         np.add.at(sums[f"bin_{name}"], time, by_bin)
         sums[f"unit_{name}"] += torch.stack([values[even].sum(dim=0), values[~even].sum(dim=0)]).cpu().numpy()
-
-
-def tail_bins(settings: EvaluationSettings, n_bins: int) -> int:
-    """How many bins the tail score masks: the setting, or all but the first bin of a shorter trial."""
-    return min(settings.tail, n_bins - 1)
 
 
 def horizon(tail: Evaluation, k: int) -> list[float]:

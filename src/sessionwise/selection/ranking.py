@@ -18,22 +18,26 @@ import numpy as np
 
 from sessionwise.analysis import statistics
 from sessionwise.analysis.tables import ranking_csv
+from sessionwise.data.leakage import neighbours
 from sessionwise.data.simulate import read_truth
+from sessionwise.data.splits import overlap_of
 from sessionwise.data.store import SessionStore
-from sessionwise.errors import UsageError
+from sessionwise.errors import Problems, SessionwiseError, UsageError
 from sessionwise.io.files import canonical_json, folder_name, read_json, sha256_bytes, write_bytes, write_json
 from sessionwise.io.tensors import read_tensors
-from sessionwise.runs.launch import Outcome, execute
+from sessionwise.model.streams import stream_seed
+from sessionwise.runs.launch import Outcome, execute, pending
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
 from sessionwise.selection.pool import choose_pool
-from sessionwise.training.jobs import WORK, baseline_spec, finetune_spec, pretrain_spec
+from sessionwise.training.jobs import WORK, baseline_spec, environment, finetune_spec, pretrain_spec
 from sessionwise.training.presets import Settings
 from sessionwise.training.presets import preset as preset_settings
 
 DEFAULT_SEEDS = (10, 20, 42)
 METHOD = "full"
 _BOOTSTRAP_DRAWS = 2000
+MIN_TRIALS_TO_JUDGE = 8  # with fewer validation trials a ranking is shown, and nothing is concluded from it
 _BESIDE = ("bps_unit_mean", "bps_tail")  # scores that are always reported beside the pooled one
 
 
@@ -118,33 +122,48 @@ def rank(
     Raises LeakageError when a held-out session is in the pool by id or by content; UsageError for settings.
     """
     names = [heldout] if isinstance(heldout, str) else list(heldout)
-    settings = preset_settings(preset, overrides)
-    chosen = choose_pool(sessions, names, pool)
-    check_seeds(seeds)
-    refuse_store_as_study(Path(to), sessions)
+    settings, problems = asked_settings(preset, overrides)
+    problems += seed_problems(seeds) + study_problems(Path(to), sessions)
+    chosen, seeds = choose_pool(sessions, names, pool, problems), sorted(seeds)
     plans = [make_plan(sessions, name, chosen, settings, seeds) for name in names]
-    store = RunStore(Path(to) / "runs")
-    started = time.monotonic()
+    store, started = RunStore(Path(to) / "runs"), time.monotonic()
     specs = list({spec.key: spec for plan in plans for spec in plan.specs}.values())
-    missing = [spec for spec in specs if store.state(spec.key) == "missing"]
+    missing = {spec.key for spec in pending(specs, store, retry_failed)}
     outcomes = execute(specs, store, WORK, on=on, progress=progress, retry_failed=retry_failed)
     rankings = [collect(plan, sessions, store, outcomes) for plan in plans]
-    for ranking in rankings:
-        save_ranking(ranking, Path(to), {"seconds": time.monotonic() - started, "added": added_cost(missing, store)})
+    for plan, ranking in zip(plans, rankings, strict=True):
+        added = cost([spec for spec in plan.specs if spec.key in missing], store)
+        seconds = time.monotonic() - started
+        save_ranking(ranking, Path(to), {"seconds": seconds, "added": added, "collected_by": environment()})
     return rankings[0] if isinstance(heldout, str) else rankings
 
 
-def check_seeds(seeds: Sequence[int]) -> None:
+def asked_settings(
+    preset: str, overrides: Sequence[str] | Mapping[str, Any]
+) -> tuple[Settings, list[SessionwiseError]]:
+    """The settings, or the paper's and what is wrong with those asked for: other problems may matter more."""
+    try:
+        return preset_settings(preset, overrides), []
+    except Problems as error:
+        return preset_settings("paper"), list(error.problems)
+    except SessionwiseError as error:
+        return preset_settings("paper"), [error]
+
+
+def seed_problems(seeds: Sequence[int]) -> list[SessionwiseError]:
     """Seeds are distinct whole numbers from 0 to 2^32 - 1."""
-    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
-        raise UsageError("--seeds", f"{list(seeds)}", "distinct numbers from 0 to 4294967295", "For example 10,20,42")
+    if seeds and len(set(seeds)) == len(seeds) and all(0 <= seed < 2**32 for seed in seeds):
+        return []
+    needed = "distinct numbers from 0 to 4294967295"
+    return [UsageError("--seeds", f"{list(seeds)}", needed, "For example 10,20,42")]
 
 
-def refuse_store_as_study(study: Path, sessions: SessionStore) -> None:
+def study_problems(study: Path, sessions: SessionStore) -> list[SessionwiseError]:
     """Runs do not go into a folder of recordings (D51)."""
     store, study = sessions.path.resolve(), study.resolve()
     if study == store or store in study.parents or (study / "store.json").exists():
-        raise UsageError("--to", f"{study} is (in) a store of sessions", "another folder", "For example --to my-study")
+        return [UsageError("--to", f"{study} is (in) a store of sessions", "another folder", "For example my-study")]
+    return []
 
 
 def make_plan(
@@ -176,18 +195,19 @@ def collect(plan: Plan, sessions: SessionStore, store: RunStore, outcomes: Mappi
     rows = [_done_row(plan, sessions, store, c, uncertainty.row(i)) for i, c in enumerate(done)] if uncertainty else []
     rows.sort(key=lambda row: row["rank"])
     rows += [_failed_row(plan, sessions, outcomes, c) for c in plan.pool if c not in done]
+    enough = _enough_trials(spikes)
     controls = {
         "baseline": _arm_gains(plan.baseline, store, baseline),
         "random core": _arm_gains(plan.random_core, store, random_core),
     }
-    differences = _differences(gains, spikes, controls, uncertainty, rng) if uncertainty else []
+    differences = _differences(gains, spikes, controls, uncertainty) if uncertainty and enough else []
     data = sessions.load(plan.heldout, plan.settings.split_seed)
     document = {
         "schema": 1,
         "heldout": plan.heldout,
         "method": METHOD,
         "preset": plan.settings.preset,
-        "score_kind": _score_kind(plan),
+        "score_kind": _score_kind(plan, store, done),
         "seeds": list(plan.seeds),
         "split_seed": plan.settings.split_seed,
         "n_validation_trials": len(data.split.validation),
@@ -198,21 +218,20 @@ def collect(plan: Plan, sessions: SessionStore, store: RunStore, outcomes: Mappi
         "baseline": baseline,
         "random_core": random_core,
         "differences": differences,
-        "noise": _noise(uncertainty),
+        "noise": _noise(uncertainty, enough),
         "horizon": _horizon(plan, store, rows, baseline, random_core),
         "curves": _curves(plan, store),
         "cost": cost(plan.specs, store),
         "truth": _truth(plan, sessions, rows),
-        "verdict": verdict(rows, differences, uncertainty.p_equal if uncertainty else None),
-        "provenance": _provenance(plan, sessions),
+        "provenance": _provenance(plan, sessions, store),
     }
-    return Ranking(document)
+    return Ranking({**document, "verdict": verdict(document)})
 
 
 def ranking_folder(study: Path, document: Mapping[str, Any]) -> Path:
     """``rankings/<held-out>/<method>-<8 hex of what was asked>`` in a study."""
     asked = {name: document[name] for name in ("method", "settings", "seeds")}
-    asked["pool"] = sorted(row["session"] for row in document["rows"])
+    asked["content"] = document["provenance"]["sessions"]
     tag = sha256_bytes(canonical_json(asked))[:8]
     return Path(study) / "rankings" / folder_name(document["heldout"]) / f"{document['method']}-{tag}"
 
@@ -246,12 +265,7 @@ def cost(specs: Sequence[RunSpec], store: RunStore) -> dict[str, Any]:
     return {**total, "by_kind": by_kind}
 
 
-def added_cost(missing: Sequence[RunSpec], store: RunStore) -> dict[str, Any]:
-    """What this command added: the cost of the runs that were missing when it began."""
-    return cost(missing, store)
-
-
-def selected_gain(gains: np.ndarray, spikes: np.ndarray, position: int) -> np.ndarray:
+def selected_gain(gains: np.ndarray, position: int) -> np.ndarray:
     """(S, K) gains of the candidate at a rank position (0 = best, -1 = worst), corrected for having chosen it.
 
     gains: (C, S, K). Trials are split in two, and for each seed and half the candidate is chosen on the other half and
@@ -259,8 +273,7 @@ def selected_gain(gains: np.ndarray, spikes: np.ndarray, position: int) -> np.nd
     """
     chosen = np.empty(gains.shape[1:])
     n_seeds, n_trials = gains.shape[1:]
-    # Cross-fitting of checkpoints alternates trial by trial; choosing alternates pair by pair, independent of it.
-    first = (np.arange(n_trials) // 2) % 2 == 0
+    first = choosing_half(n_trials)
     for seed in range(n_seeds):
         others = [s for s in range(n_seeds) if s != seed] or [seed]
         for half in (first, ~first):
@@ -270,21 +283,28 @@ def selected_gain(gains: np.ndarray, spikes: np.ndarray, position: int) -> np.nd
     return chosen
 
 
-def verdict(
-    rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]], p_equal: float | None
-) -> dict[str, Any]:
+def choosing_half(n_trials: int) -> np.ndarray:
+    """(K,) bool, trials in pairs: cross-fitting of checkpoints alternates trial by trial, choosing cuts across it."""
+    return (np.arange(n_trials) // 2) % 2 == 0
+
+
+def verdict(document: Mapping[str, Any]) -> dict[str, Any]:
     """One sentence: is the best core told apart from the median core, and from training on the recording alone?"""
+    rows, p_equal = document["rows"], document["noise"]["p_equal"]
     if not rows or rows[0]["state"] != "done":
         return {"text": "No core could be ranked: every run failed or diverged.", "different": False}
     different = p_equal is not None and p_equal < 0.05
+    counted = f"{document['n_validation_trials']} validation trials and {len(document['seeds'])} seeds"
     if different:
         text = f"The cores differ by more than noise (p = {p_equal:.3f}); {rows[0]['session']} ranks first."
-    elif p_equal is None:
-        text = "One core alone: nothing to compare it with."
+    elif p_equal is not None:
+        text = f"Best and median core are not told apart with {counted} (p = {p_equal:.2f})."
+    elif len(document["seeds"]) < 2:
+        text = "One seed: the noise between trainings is unknown, so no core is called better. Use two or more seeds."
     else:
-        text = f"No difference beyond noise between best and median core (p = {p_equal:.2f}): any of these will do."
-    against = {entry["name"]: entry for entry in differences}.get("best core - baseline")
-    if against:
+        text = f"Not judged: too little to compare ({counted}, {sum(r['state'] == 'done' for r in rows)} cores)."
+    against = {entry["name"]: entry for entry in document["differences"]}.get("best core - baseline")
+    if against and len(document["seeds"]) > 1:
         word = "above" if against["low"] > 0 else "below" if against["high"] < 0 else "not told apart from"
         interval = f"{against['mean']:+.4f} [{against['low']:+.4f}, {against['high']:+.4f}] bits per spike"
         text += f" The best frozen core is {word} training on the recording alone ({interval})."
@@ -294,9 +314,16 @@ def verdict(
 # Parts of the document ------------------------------------------------------------------------------------------------
 
 
-def _score_kind(plan: Plan) -> str:
-    how = "cross-fitted" if plan.settings.finetune.keep == "best" else "last checkpoint"
+def _score_kind(plan: Plan, store: RunStore, done: Sequence[str]) -> str:
+    crossed = [store.result(plan.finetune[c, s].key)["cross_fitted"] for c in done for s in plan.seeds]
+    how = "cross-fitted" if crossed and all(crossed) else "not cross-fitted"
     return f"pooled bits per spike on validation trials, {plan.settings.evaluation.folds} folds of masked bins, {how}"
+
+
+def _enough_trials(spikes: np.ndarray) -> bool:
+    """Whether validation trials can be halved for choosing and judging."""
+    half = choosing_half(len(spikes))
+    return len(spikes) >= MIN_TRIALS_TO_JUDGE and bool(spikes[half].sum() and spikes[~half].sum())
 
 
 def _run_gain(spec: RunSpec, store: RunStore) -> tuple[np.ndarray, np.ndarray]:
@@ -399,13 +426,11 @@ def _differences(
     spikes: np.ndarray,
     controls: Mapping[str, np.ndarray | None],
     uncertainty: statistics.RankUncertainty,
-    rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
     """Differences in bits per spike with 95 % intervals; chosen cores are corrected for the choosing."""
     middle = (len(gains) - 1) // 2
     arms = {
-        name: selected_gain(gains, spikes, at)
-        for name, at in (("best core", 0), ("median core", middle), ("worst core", -1))
+        name: selected_gain(gains, at) for name, at in (("best core", 0), ("median core", middle), ("worst core", -1))
     }
     arms |= {name: gain for name, gain in controls.items() if gain is not None}
     wanted = [("best core", other) for other in ("median core", "worst core", "random core", "baseline")]
@@ -414,13 +439,14 @@ def _differences(
     for a, b in wanted:
         if a in arms and b in arms and (len(gains) > 1 or "core" not in b or b == "random core"):
             pooled = uncertainty.seed_variance if b in ("median core", "worst core") else None
+            rng = np.random.default_rng(stream_seed(0, "difference", a, b))
             interval = statistics.paired_difference(arms[a], arms[b], spikes, rng=rng, seed_variance=pooled)
             numbers = {"mean": interval.mean, "low": interval.low, "high": interval.high, "level": interval.level}
             entries.append({"name": f"{a} - {b}", **numbers})
     return entries
 
 
-def _noise(uncertainty: statistics.RankUncertainty | None) -> dict[str, Any]:
+def _noise(uncertainty: statistics.RankUncertainty | None, enough: bool) -> dict[str, Any]:
     if uncertainty is None:
         return {"seed_correlation": None, "seed_sd": None, "spread_sd": None, "p_equal": None}
     scores, variance = uncertainty.seed_scores, uncertainty.seed_variance
@@ -428,7 +454,7 @@ def _noise(uncertainty: statistics.RankUncertainty | None) -> dict[str, Any]:
         "seed_correlation": statistics.seed_to_seed_correlation(scores),
         "seed_sd": None if variance is None else float(np.sqrt(variance)),
         "spread_sd": float(np.std(uncertainty.score, ddof=1)) if len(scores) > 1 else None,
-        "p_equal": uncertainty.p_equal,
+        "p_equal": uncertainty.p_equal if enough and variance is not None else None,
     }
 
 
@@ -473,30 +499,17 @@ def _truth(plan: Plan, sessions: SessionStore, rows: Sequence[Mapping[str, Any]]
     return {"closeness": closeness, "spearman": rho}
 
 
-def _provenance(plan: Plan, sessions: SessionStore) -> dict[str, Any]:
+def _provenance(plan: Plan, sessions: SessionStore, store: RunStore) -> dict[str, Any]:
     data = {i: sessions.load(i, plan.settings.split_seed) for i in (*plan.pool, plan.heldout)}
-    split = data[plan.heldout].split
+    target = data[plan.heldout]
+    finished = [spec.key for spec in plan.specs if store.state(spec.key) in ("done", "diverged")]
+    environments = {canonical_json(e): e for e in (store.result(key)["environment"] for key in finished)}
+    warnings = neighbours(target.meta, {i: data[i].meta for i in plan.pool})
+    warnings += ["the runs were computed in more than one environment"] if len(environments) > 1 else []
     return {
         "sessions": {i: d.trainval_hash for i, d in data.items()},
-        "split": {name: getattr(split, name).tolist() for name in ("train", "validation", "test")},
-        "versions": versions(),
-        "warnings": [f"{i}: {note}" for i, d in data.items() for note in d.notes],
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions and machine kind that bytes depend on."""
-    import platform
-
-    import torch
-
-    from sessionwise import __version__
-
-    return {
-        "sessionwise": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "split": {name: getattr(target.split, name).tolist() for name in ("train", "validation", "test")},
+        "overlap": {part: overlap_of(target.meta, target.split, part) for part in ("validation", "test")},
+        "environments": [environments[name] for name in sorted(environments)],
+        "warnings": warnings + [f"{i}: {note}" for i, d in data.items() for note in d.notes],
     }

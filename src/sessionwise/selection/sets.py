@@ -14,7 +14,8 @@ ORDERS = ("ranked", "reverse_ranked", "random")
 def ordered(ranking: Ranking, order: str, shuffle: int = 0) -> list[str]:
     """The ranked sessions in an order; sets of k are its first k, so they are nested (protocol A16).
 
-    ``random``: shuffle i depends on (split seed, i) and the pool alone, so held-out sessions share it (A17).
+    ``random``: shuffle i depends on (split seed, i) and the pool alone, so held-out sessions share it (A17); a
+    session without a score is left out of its place.
     """
     if order == "ranked":
         return ranking.order
@@ -22,5 +23,6 @@ def ordered(ranking: Ranking, order: str, shuffle: int = 0) -> list[str]:
         return ranking.order[::-1]
     if order == "random":
         rng = np.random.default_rng(stream_seed(int(ranking.document["split_seed"]), "shuffle", shuffle))
-        return [str(name) for name in rng.permutation(sorted(ranking.order))]
+        everything = sorted(row["session"] for row in ranking.document["rows"])
+        return [str(name) for name in rng.permutation(everything) if name in ranking.scores]
     raise UsageError("order", f"{order!r}", f"one of {', '.join(ORDERS)}")

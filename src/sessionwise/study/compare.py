@@ -14,6 +14,7 @@ import numpy as np
 from sessionwise.analysis import statistics
 from sessionwise.data.store import SessionStore
 from sessionwise.io.tensors import read_tensors
+from sessionwise.model.streams import stream_seed
 from sessionwise.runs.launch import Outcome, execute
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
@@ -53,9 +54,8 @@ def compare_sets(
     outcomes = execute(specs, store, WORK, on=on, progress=progress)
     arms = {name: _arm(name, sets.get(name, ()), trained[name], finals[name], store, outcomes) for name in trained}
     gains = {name: _test_gains(finals[name], store) for name, arm in arms.items() if arm["state"] == "done"}
-    rng = np.random.default_rng(settings.split_seed)
     for name, arm in arms.items():
-        _against_baseline(name, arm, arms[BASELINE], gains, rng)
+        _against_baseline(name, arm, arms[BASELINE], gains)
     return {"heldout": heldout, "seeds": list(seeds), "arms": list(arms.values()), "note": _note(arms)}
 
 
@@ -95,7 +95,7 @@ def _arm(
         "bps_unit_mean": _mean_of(finals, store, "bps_unit_mean") if whole else None,
         "bps_tail": _mean_of(finals, store, "bps_tail") if whole else None,
         "sd": float(np.std(known, ddof=1)) if whole and len(known) > 1 else None,
-        "steps": sum(int(result["steps"]) for result in done) // len(finals),
+        "steps": sum(int(result["steps"]) for result in done) // len(finals) if whole else None,
         "state": failed.state if failed else "done",
         "reason": failed.reason if failed else None,
         "runs": [spec.key for spec in finals],
@@ -122,13 +122,13 @@ def _against_baseline(
     arm: dict[str, Any],
     baseline: Mapping[str, Any],
     gains: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    rng: np.random.Generator,
 ) -> None:
     """Add the difference to the baseline with its interval; in percent only where the baseline is positive (A19)."""
     arm["difference"] = arm["improvement_percent"] = None
     if name == BASELINE or name not in gains or BASELINE not in gains:
         return
     (gain, spikes), (reference, _) = gains[name], gains[BASELINE]
+    rng = np.random.default_rng(stream_seed(0, "against baseline", name))
     interval = statistics.paired_difference(gain, reference, spikes, rng=rng)
     arm["difference"] = {"mean": interval.mean, "low": interval.low, "high": interval.high, "level": interval.level}
     if baseline["bps"] > 0:

@@ -14,7 +14,7 @@ from sessionwise.analysis.report import write_report
 from sessionwise.data.simulate import simulate_pool, write_truth
 from sessionwise.data.store import SessionStore, create_store, open_store
 from sessionwise.errors import UsageError
-from sessionwise.io.files import read_json, write_json
+from sessionwise.io.files import TMP_PREFIX, canonical_json, read_json, sha256_bytes, write_json
 from sessionwise.selection.ranking import Ranking, rank
 from sessionwise.selection.sets import ordered
 from sessionwise.study.compare import compare_sets
@@ -75,14 +75,18 @@ def run_demo(
 
 def demo_sessions(folder: Path, seed: int) -> tuple[SessionStore, str]:
     """The demo's store, simulated at the first call; a folder that holds another seed's demo is refused."""
-    about = {"demo": 1, "seed": seed}
+    recipe = sha256_bytes(canonical_json([POOL, preset(PRESET).model_dump(), list(SEEDS)]))[:12]
+    about = {"seed": seed, "recipe": recipe}
     marker = folder / "demo.json"
     if marker.exists():
-        if (found := read_json(marker)) != about:
+        found = read_json(marker)
+        if found.get("seed") == seed and found != about:
+            raise UsageError(str(folder), "holds the demo of another version", "an empty folder", "Use another --to")
+        if found != about:
             raise UsageError(
                 str(folder), f"holds the demo of seed {found.get('seed')}", f"seed {seed}", "Name another folder"
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(not path.name.startswith(TMP_PREFIX) for path in folder.iterdir()):
         raise UsageError(str(folder), "is not empty", "an empty or new folder", "Name another folder with --to")
     pool = simulate_pool(seed=seed, **POOL)
     folder.mkdir(parents=True, exist_ok=True)

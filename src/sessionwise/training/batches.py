@@ -1,8 +1,9 @@
 """One immutable batch type; a batch holds trials of one session (protocol A10, B11).
 
 Every epoch reshuffles which trials share a batch and the order of the batches over all sessions. Nothing is truncated:
-the last batch of a session may be smaller. The order of an epoch is a function of (seed, epoch), so the state to be
-kept for resuming is the epoch and the position in it.
+the last batch of a session may be smaller. The order of an epoch is a function of (seed, role, epoch), so the state
+to be kept for resuming is the epoch and the position in it. Counts stay where they are (a memory map); a batch is read
+when it is drawn.
 
 Axes: K trials of a batch, T bins, N units of its session.
 """
@@ -37,29 +38,30 @@ class Batches:
     sessions: Sequence[SessionData]
     batch_size: int
     seed: int
+    role: tuple[str, ...] = ()
     epoch: int = 0
     position: int = 0
     _order: list[tuple[int, np.ndarray]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
-        self._counts = [session.counts("train") for session in self.sessions]
+        self._sizes = [len(session.split.train) for session in self.sessions]
 
     @property
     def per_epoch(self) -> int:
         """Batches in one pass over all trials."""
-        return sum(-(-len(counts) // self.batch_size) for counts in self._counts)
+        return sum(-(-size // self.batch_size) for size in self._sizes)
 
     @property
     def trials(self) -> int:
         """Training trials in one pass."""
-        return sum(len(counts) for counts in self._counts)
+        return sum(self._sizes)
 
     def draw(self, mask_ratio: float, mask_rng: Generator) -> Batch:
         """The next batch; ``mask_ratio`` of its bins are masked."""
         if not self._order:
             self._order = self._shuffled(self.epoch)
         index, rows = self._order[self.position]
-        counts = torch.from_numpy(self._counts[index][rows])
+        counts = torch.from_numpy(self.sessions[index].take("train", rows))
         masked = training_mask(counts.shape[0], counts.shape[1], mask_ratio, mask_rng)
         self.position += 1
         if self.position == len(self._order):
@@ -75,9 +77,9 @@ class Batches:
         self.epoch, self.position, self._order = state["epoch"], state["position"], []
 
     def _shuffled(self, epoch: int) -> list[tuple[int, np.ndarray]]:
-        rng = np.random.default_rng(stream_seed(self.seed, "order", epoch))
+        rng = np.random.default_rng(stream_seed(self.seed, *self.role, "order", epoch))
         order: list[tuple[int, np.ndarray]] = []
-        for index, counts in enumerate(self._counts):
-            trials = rng.permutation(len(counts))
-            order += [(index, trials[i : i + self.batch_size]) for i in range(0, len(counts), self.batch_size)]
+        for index, size in enumerate(self._sizes):
+            trials = rng.permutation(size)
+            order += [(index, trials[i : i + self.batch_size]) for i in range(0, size, self.batch_size)]
         return [order[i] for i in rng.permutation(len(order))]

@@ -11,15 +11,16 @@ three: their keys hold the hash of training and validation trials only.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from sessionwise import __version__
 from sessionwise.data.splits import SessionData, TestSeal
 from sessionwise.data.store import SessionStore, open_store
 from sessionwise.errors import IntegrityError, UsageError
@@ -30,7 +31,7 @@ from sessionwise.model.ndt import NDT, NDTConfig
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
 from sessionwise.runs.worker import Reporter
-from sessionwise.scoring.evaluate import Evaluation, EvaluationSettings, Scorer, horizon, tail_bins
+from sessionwise.scoring.evaluate import Evaluation, EvaluationSettings, Scorer, horizon
 from sessionwise.scoring.likelihood import mean_over_units, pooled_bits, training_null_rates, unit_bits
 from sessionwise.training.batches import Batches
 from sessionwise.training.loop import (
@@ -97,7 +98,7 @@ def _spec(
         settings={
             "model": settings.model.model_dump(),
             "train": how.model_dump(),
-            "evaluation": settings.evaluation.model_dump(),
+            "evaluation": settings.evaluation.model_dump(exclude={"tail"} if kind == "pretrain" else None),
             "split_seed": settings.split_seed,
         },
         sessions={d.id: d.trainval_hash for d in data},
@@ -124,6 +125,10 @@ def run(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     torch.set_num_threads(1)
     try:
         jobs[spec.kind](spec, store, report)
+    except RuntimeError as error:  # torch has no one type for it: a lost run is tried again, a raised one is not
+        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
     finally:
         torch.set_num_threads(threads)
 
@@ -133,11 +138,10 @@ def _from_scratch(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     settings = TrainSettings.model_validate(spec.settings["train"])
     model = NDT(NDTConfig.model_validate(spec.settings["model"]), data[0].n_bins, spec.seed)
     for session in data:
-        model.add_session(session.id, session.n_units, mean_counts(session))
+        model.add_session(session.id, session.n_units, mean_counts(session, model.config))
     model.to(settings.device)
-    training = Training(
-        model, list(model.parameters()), Batches(data, settings.batch_size, spec.seed), settings, spec.seed
-    )
+    batches = Batches(data, settings.batch_size, spec.seed, role_of(spec))
+    training = Training(model, list(model.parameters()), batches, settings, spec.seed)
     _train_and_commit(spec, store, report, training, data, core=True)
 
 
@@ -145,7 +149,7 @@ def _finetune(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     (data,) = load_sessions(spec)
     settings = FinetuneSettings.model_validate(spec.settings["train"])
     model, embedding = _core(spec, store, data.n_bins)
-    model.add_session(data.id, data.n_units, mean_counts(data))
+    model.add_session(data.id, data.n_units, mean_counts(data, model.config))
     (session_embedding,) = model.session_embeddings.values()
     if settings.session_embedding != "fresh" and embedding is not None:
         session_embedding.data.copy_(embedding)
@@ -158,7 +162,8 @@ def _finetune(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in chosen)
     model.to(settings.device)
-    training = Training(model, parameters, Batches([data], settings.batch_size, spec.seed), settings, spec.seed)
+    batches = Batches([data], settings.batch_size, spec.seed, role_of(spec))
+    training = Training(model, parameters, batches, settings, spec.seed)
     whole = not settings.freeze_core or "core" not in spec.inputs
     _train_and_commit(spec, store, report, training, [data], core=whole, frozen=settings.freeze_core)
 
@@ -185,10 +190,11 @@ def _train_and_commit(
     after = model.core_hash()
     if frozen and before != after:
         raise IntegrityError(spec.label, "the frozen core changed in training", before[:12], "Report this as a bug")
-    result = {**_outcome(trained), "core_hash": after, "train_trials": training.batches.trials}
+    about = {"core_hash": after, "train_trials": training.batches.trials, "environment": environment()}
+    result = {**_outcome(trained), **about}
     arrays = {"gain": np.array(trained.history.gain), "spikes": trained.spikes}
     if trained.reason is None and len(data) == 1:
-        scores, chosen = _scores(trained, scorers[0], model, training.settings)
+        scores, chosen = _scores(trained, scorers[0], model, training.settings, with_tail=spec.kind != "pretrain")
         result, arrays = {**result, **scores}, {**arrays, "crossfit_gain": chosen}
 
     def write(folder: Path) -> None:
@@ -210,7 +216,8 @@ def _evaluate(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     seal = TestSeal(ledger_folder(store), spec.key, f"final evaluation of {spec.label}")
     scored = scorer(data, "test", settings, data.open_test(seal))
     folds, tail = scored.forward_prediction(model), scored.tail(model)
-    result = {"state": "done", "steps": 0, "tokens": 0, **_plain_scores(folds, tail, tail_bins(settings, data.n_bins))}
+    scores = {**_plain_scores(folds), **_tail_scores(tail, scored.tail_bins)}
+    result = {"state": "done", "steps": 0, "tokens": 0, **scores, "environment": environment()}
     arrays = {"gain": folds.gain, "spikes": folds.spikes}
     store.commit(spec, result, lambda folder: write_tensors(folder / "test.safetensors", arrays))
 
@@ -220,7 +227,7 @@ def _evaluate(spec: RunSpec, store: RunStore, report: Reporter) -> None:
 
 def load_sessions(spec: RunSpec) -> list[SessionData]:
     """The run's sessions in the order of their ids; content that changed since the plan was made is refused."""
-    sessions = _opened(spec.where["store"])
+    sessions = open_store(Path(spec.where["store"]))
     data = [sessions.load(i, spec.settings["split_seed"]) for i in sorted(spec.sessions)]
     for session in data:
         if session.trainval_hash != spec.sessions[session.id]:
@@ -228,11 +235,6 @@ def load_sessions(spec: RunSpec) -> list[SessionData]:
                 f"session {session.id}", "changed since the plan was made", spec.sessions[session.id][:12], "Run again"
             )
     return data
-
-
-@lru_cache(maxsize=4)
-def _opened(path: str) -> SessionStore:
-    return open_store(Path(path))
 
 
 def ledger_folder(store: RunStore) -> Path:
@@ -249,8 +251,18 @@ def load_trained(store: RunStore, key: str) -> NDT:
     return load_model(store.folder(key), core_from=core)
 
 
-def mean_counts(session: SessionData) -> torch.Tensor:
-    """(N,) mean training count per bin of each unit."""
+def role_of(spec: RunSpec) -> tuple[str, ...]:
+    """What a training's order, masks and dropout derive from, beside the seed: its kind, and its held-out session.
+
+    Never the candidate or the core: all cores of a seed meet the same random numbers on a held-out session (A12).
+    """
+    return (spec.kind,) if spec.kind == "pretrain" else (spec.kind, *spec.sessions)
+
+
+def mean_counts(session: SessionData, config: NDTConfig) -> torch.Tensor | None:
+    """(N,) mean training count per bin of each unit, where the model's start needs it."""
+    if config.decoder_start != "null":
+        return None
     counts = session.counts("train")
     return torch.from_numpy(counts.mean(axis=(0, 1), dtype=np.float64)).float()
 
@@ -277,6 +289,18 @@ def _core(spec: RunSpec, store: RunStore, n_bins: int) -> tuple[NDT, torch.Tenso
     return model, mean_session_embedding(folder)
 
 
+def environment() -> dict[str, str]:
+    """What the bytes of a training depend on beside its key; stored with each."""
+    return {
+        "sessionwise": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
 def _outcome(trained: Trained) -> dict[str, Any]:
     return {
         "state": "done" if trained.reason is None else "diverged",
@@ -294,10 +318,14 @@ def _curve(trained: Trained) -> dict[str, Any]:
     return {"step": trained.history.step, "loss": trained.history.loss, "bps": bps}
 
 
-def _scores(trained: Trained, scored: Scorer, model: NDT, settings: TrainSettings) -> tuple[dict[str, Any], np.ndarray]:
+def _scores(
+    trained: Trained, scored: Scorer, model: NDT, settings: TrainSettings, with_tail: bool
+) -> tuple[dict[str, Any], np.ndarray]:
     """Validation scores of one session, cross-fitted when its own trials chose the checkpoint (protocol B8)."""
-    folds, tail = scored.forward_prediction(model), scored.tail(model)
-    scores = _plain_scores(folds, tail, tail_bins(scored.settings, scored.counts.shape[1]))
+    folds = scored.forward_prediction(model)
+    scores = _plain_scores(folds)
+    if with_tail:
+        scores |= _tail_scores(scored.tail(model), scored.tail_bins)
     if settings.keep == "last" or min(folds.spikes[0::2].sum(), folds.spikes[1::2].sum()) == 0:
         return {**scores, "cross_fitted": False}, folds.gain
     gain = crossfit_gain(np.array(trained.history.gain), trained.spikes)
@@ -324,11 +352,12 @@ def crossfit_gain(gain: np.ndarray, spikes: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def _plain_scores(folds: Evaluation, tail: Evaluation, k: int) -> dict[str, Any]:
+def _plain_scores(folds: Evaluation) -> dict[str, Any]:
+    return {"bps": folds.bps, "bps_unit_mean": folds.bps_unit_mean, "units_left_out": folds.units_left_out}
+
+
+def _tail_scores(tail: Evaluation, k: int) -> dict[str, Any]:
     return {
-        "bps": folds.bps,
-        "bps_unit_mean": folds.bps_unit_mean,
-        "units_left_out": folds.units_left_out,
         "bps_tail": _finite(tail.bps),
         "bps_tail_unit_mean": _finite(tail.bps_unit_mean),
         "tail_bins": k,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sessionwise.data.leakage import leaks
 from sessionwise.data.store import SessionStore, open_store
-from sessionwise.errors import RunsFailed, UsageError
+from sessionwise.errors import RunsFailed, UsageError, raise_all
 from sessionwise.model.ndt import NDT
 from sessionwise.runs.launch import execute
 from sessionwise.runs.spec import RunSpec
@@ -84,8 +85,8 @@ def finetune(
     seed: by default the model's own.
     """
     sessions, heldout = _one_session(model, target)
-    if heldout in model.spec.sessions:
-        raise UsageError("finetune", f"session {heldout} was in pretraining", "a held-out session", "Choose another")
+    everything = open_store(model.sessions.path)
+    raise_all(leaks([sessions.info(heldout)], [everything.info(i) for i in model.spec.sessions]))
     spec = finetune_spec(sessions, heldout, model.spec, model.settings, model.spec.seed if seed is None else seed)
     return _trained(spec, model.store, sessions, model.settings, on)
 
@@ -123,6 +124,8 @@ def evaluate(
         raise UsageError(
             "evaluate", f"the model's stitchers are for {', '.join(model.spec.sessions)}", heldout, "Finetune it"
         )
+    if sessions.load(heldout, model.settings.split_seed).trainval_hash != model.spec.sessions[heldout]:
+        raise UsageError("evaluate", f"session {heldout} is another recording here", "the one that was trained on")
     if split == "validation":
         result = model.result
     elif split == "test":
@@ -137,7 +140,7 @@ def evaluate(
 
 
 def _trained(spec: RunSpec, store: RunStore, sessions: SessionStore, settings: Settings, on: str) -> TrainedModel:
-    outcome = execute([spec], store, WORK, on=on)[spec.key]
+    outcome = execute([spec], store, WORK, on=on, retry_failed=True)[spec.key]
     if outcome.state != "done":
         raise RunsFailed(spec.label, f"{outcome.state}: {outcome.reason}", "a finished training", "Change the settings")
     return TrainedModel(spec, store, sessions, settings)

@@ -118,7 +118,8 @@ class Training:
         self.total = total_steps(settings, batches.per_epoch)
         self.step, self.tokens, self.recent_loss = 0, 0, 0.0
         device = torch.device(settings.device)
-        self.mask_rng, self.dropout_rng = stream(seed, "masks"), stream(seed, "dropout", device=device)
+        self.mask_rng = stream(seed, *batches.role, "masks")
+        self.dropout_rng = stream(seed, *batches.role, "dropout", device=device)
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
@@ -254,23 +255,26 @@ def train(
     """Run a training to its end, from the newest checkpoint in ``work`` if there is one.
 
     Validates at evenly spaced steps and at the last; writes a checkpoint every ``checkpoint_seconds`` (or every
-    ``checkpoint_steps``). When checkpoints are written changes no result.
+    ``checkpoint_steps``), less often where writing one takes long: at most 5 % of the time, at least every 10 minutes.
+    When checkpoints are written changes no result.
     """
     if work is not None and (stored := latest_checkpoint(work)) is not None:
         training.load(stored)
     due = validation_steps(training.total, training.settings.validations)
-    saved = time.monotonic()
+    saved, interval = time.monotonic(), checkpoint_seconds
     while training.step < training.total:
         if reason := training.advance():
             return training.finish(reason)
         validated = training.step in due
         if validated and (reason := training.validate(validate(training.model))):
             return training.finish(reason)
-        late = time.monotonic() - saved > checkpoint_seconds
+        late = time.monotonic() - saved > interval
         due_now = training.step % checkpoint_steps == 0 if checkpoint_steps else late
         if work is not None and (report.stopping or due_now):
+            begun = time.monotonic()
             save_checkpoint(work, training.step, training.save)
             saved = time.monotonic()
+            interval = max(checkpoint_seconds, min(20 * (saved - begun), 600.0))
         report(_progress(training, validated))  # raises Stopped when the command was asked to stop
     return training.finish()
 
