@@ -138,3 +138,29 @@ def test_csv_cells_are_not_executed_by_spreadsheets(make_ranking):
     assert len(lines) == 1 + len(HOSTILE)
     assert any('"\'=HYPERLINK(""http://x"")"' in line for line in lines)
     assert next(line for line in lines if "diverged" in line).startswith(",")
+
+
+def test_figures_of_an_earlier_report_do_not_stay(make_ranking, make_comparison, tmp_path):
+    ranking = make_ranking(4)
+    write_report(tmp_path, [ranking], make_comparison(ranking))
+    (tmp_path / "figures" / "notes.txt").write_text("not a figure")
+    write_report(tmp_path, [make_ranking(4, (10,))])
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert "notes.txt" in names and "scores.svg" in names
+    assert not {"comparison.svg", "comparison.png", "seeds.pdf"} & names
+
+
+def test_one_seed_claims_nothing_about_seeds(make_ranking, tmp_path):
+    page = write_report(tmp_path, [make_ranking(5, (10,))]).read_text().split("<script")[0]
+    assert "One seed: what training adds to the uncertainty is unknown" in page
+    assert "the noise ceiling (agreement between seeds) is unknown" in page
+    assert "variance between seeds" not in page and "trials and seeds" not in page
+
+
+def test_the_table_holds_every_top_k_of_the_ranking(make_ranking, tmp_path):
+    ranking = make_ranking(12)
+    page = write_report(tmp_path, [ranking]).read_text()
+    for k in ranking["rows"][0]["p_top"]:
+        assert f"<th>P(top {k})</th>" in page
+    row = "".join(f"<td>{100 * p:.0f} %</td>" for p in ranking["rows"][5]["p_top"].values())
+    assert row in page.replace("\n", "")

@@ -23,7 +23,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sessionwise.analysis.summary import best_core, done_rows, missing_rows
+from sessionwise.analysis.summary import best_core, done_rows, has_one_seed, missing_rows
 
 Ranking = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -92,9 +92,9 @@ def render(figure: Figure, form: str) -> bytes:
 
 
 def draw(name: str, result: Mapping[str, Any]) -> Figure | None:
-    """Draw one of ``FIGURES`` from a ranking, or ``comparison`` from a comparison."""
+    """Draw one of ``FIGURES`` from a ranking, ``comparison`` from a comparison, ``overlap`` from an overlap."""
     with style():
-        return {**FIGURES, "comparison": comparison}[name](result)
+        return {**FIGURES, "comparison": comparison, "overlap": overlap}[name](result)
 
 
 def label(identifier: str, longest: int = 26) -> str:
@@ -117,9 +117,15 @@ def scores(ranking: Ranking) -> Figure | None:
     for y, row in enumerate(done):
         _score_and_interval(axes, row, y, across=True)
     for y, row in enumerate(missing, start=len(done)):
-        axes.text(0.01, y, f"{row['state']}: no score", transform=axes.get_yaxis_transform(), va="center", color=RED)
+        place: dict[str, Any] = {
+            "transform": axes.get_yaxis_transform(),
+            "va": "center",
+            "bbox": {"color": "white", "pad": 1.5},
+        }
+        axes.text(0.015, y, f"{row['state']}: no score", color=RED, zorder=5, **place)
     _control_lines(axes, ranking, axes.axvline, axes.axvspan)
-    names = [f"{label(row['session'])}  {row['rank']:>2}" for row in done] + [label(r["session"]) for r in missing]
+    names = [f"{label(row['session'])}  {row['rank']:>2}" for row in done]
+    names += [f"{label(row['session'])}   –" for row in missing]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.7)
     axes.tick_params(axis="y", length=0)
@@ -135,6 +141,7 @@ def _scores_along_x(ranking: Ranking, done: Sequence[Row]) -> Figure:
         _score_and_interval(axes, row, row["rank"], across=False)
     _control_lines(axes, ranking, axes.axhline, axes.axhspan)
     axes.set_xlim(0, len(done) + 1)
+    axes.set_xticks([1, *range(10, len(done) + 1, 10)])
     axes.grid(axis="y")
     axes.set_xlabel("rank of the session")
     axes.set_ylabel(f"{SCORE}, validation trials")
@@ -143,14 +150,15 @@ def _scores_along_x(ranking: Ranking, done: Sequence[Row]) -> Figure:
 
 
 def differences(ranking: Ranking) -> Figure | None:
-    """Paired differences between cores and controls with their intervals, against zero."""
+    """Paired differences between cores and controls with their intervals, against zero; filled where told apart."""
     rows = ranking.get("differences") or []
     if not rows:
         return None
     figure, axes = _new(4.6, 0.75 + 0.34 * len(rows))
     axes.axvline(0, color=INK, lw=0.9)
+    judged = not has_one_seed(ranking)
     for y, row in enumerate(rows):
-        clear = row["low"] > 0 or row["high"] < 0
+        clear = judged and (row["low"] > 0 or row["high"] < 0)
         axes.plot([row["low"], row["high"]], [y, y], color=BLUE if clear else GREY, lw=1.8, solid_capstyle="butt")
         axes.plot(row["mean"], y, "o", ms=5.5, color=BLUE if clear else GREY, mfc=BLUE if clear else "white")
     axes.set_yticks(range(len(rows)), [row["name"].replace(" - ", " − ") for row in rows])
@@ -270,6 +278,29 @@ def comparison(result: Mapping[str, Any]) -> Figure | None:
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(axis="x")
     axes.set_xlabel(f"{SCORE}, test trials")
+    return figure
+
+
+def overlap(result: Mapping[str, Any]) -> Figure | None:
+    """Fig. A2: sessions in the top k of every held-out session against k, and what lists in random order give.
+
+    result: one entry of ``summary.overlap_between_heldout``.
+    """
+    curve = result["curve"]
+    if curve is None:
+        return None
+    figure, axes = _new(4.2, 3.4)
+    k = curve["k"]
+    axes.fill_between(k, curve["low"], curve["high"], color=PALE, lw=0, label="95 % band by chance")
+    axes.plot(k, curve["expected"], color=GREY, ls="--", label="expected by chance")
+    axes.plot(k, k, color=GREY, lw=0.9, ls=":", label="identical orders")
+    axes.plot(k, curve["size"], color=BLUE, marker="o", ms=4.5 if len(k) <= MOST_ROWS else 2.5, label="found")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid()
+    axes.set_xlabel("k")
+    axes.set_ylabel(f"sessions in all {len(result['heldout'])} top-k lists")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

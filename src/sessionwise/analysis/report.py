@@ -16,7 +16,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sessionwise.analysis import figures
-from sessionwise.analysis.summary import agreement_between_heldout, done_rows, missing_rows, require_finite, summarise
+from sessionwise.analysis.summary import (
+    ONE_SEED as ONE_SEED_WARNING,
+)
+from sessionwise.analysis.summary import (
+    agreement_between_heldout,
+    done_rows,
+    has_one_seed,
+    missing_rows,
+    overlap_between_heldout,
+    require_finite,
+    summarise,
+)
 from sessionwise.errors import DataError, UsageError
 from sessionwise.io.files import folder_name, read_json, write_bytes, write_json
 
@@ -24,7 +35,9 @@ Ranking = Mapping[str, Any]
 
 CAPTIONS = {
     "scores": "Transfer score of each session's frozen core (Fig. A1 of the paper). Bars: 80 % and 95 % intervals over "
-    "resampled validation trials, plus the variance between seeds. Open points: single seeds. Bands: range over seeds.",
+    "resampled validation trials, plus the variance between seeds that moves cores apart. They compare the sessions "
+    "with each other: what all cores of a seed share is not in them. The baseline is compared in the table of "
+    "differences, which counts it. Open points: single seeds. Bands: range over seeds.",
     "differences": "Paired differences with 95 % intervals over trials and seeds. Cores are chosen on other trials and "
     "seeds than they are judged on. Filled: the interval leaves out zero.",
     "seeds": "One seed against another. Their rank correlation is the noise ceiling of a ranking from one seed.",
@@ -34,7 +47,19 @@ CAPTIONS = {
     "horizon": "Score against bins ahead, the last bins of each trial masked at once. Mean over seeds.",
     "curves": "Validation score during training. A curve that still climbs at its end was not trained to the end.",
     "comparison": "Test score of models pretrained on each selection. Bars: SD over seeds. Open points: single seeds.",
+    "overlap": "Sessions in the top k for every held-out session (Fig. A2 of the paper). Dashed and band: expectation "
+    "and 95 % of the draws for lists in random order, one k at a time. Above the band: what the rankings share.",
 }
+ONE_SEED_CAPTIONS = {
+    "scores": "Transfer score of each session's frozen core (Fig. A1 of the paper). Bars: 80 % and 95 % intervals over "
+    "resampled validation trials. They compare the sessions with each other: what all cores of a seed share is not in "
+    f"them. {ONE_SEED_WARNING.capitalize()}.",
+    "differences": "Paired differences with 95 % intervals over trials. Cores are chosen on other trials than they are "
+    f"judged on. None is filled, since none is judged. {ONE_SEED_WARNING.capitalize()}.",
+    "horizon": "Score against bins ahead, the last bins of each trial masked at once. One seed.",
+    "comparison": f"Test score of models pretrained on each selection. {ONE_SEED_WARNING.capitalize()}.",
+}
+FORMS = ("svg", "pdf", "png")
 
 
 def report_of_study(study: Path) -> Path:
@@ -60,32 +85,49 @@ def write_report(folder: Path, rankings: Sequence[Ranking], comparison: Mapping[
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     sections = [_section(folder, ranking, _prefix(i, ranking, rankings)) for i, ranking in enumerate(rankings)]
-    compared = comparison and {**comparison, "figure": _figure(folder, "comparison", comparison, "comparison")}
+    compared = _figure(folder, "comparison", comparison, "comparison") if comparison else None
     agreement = agreement_between_heldout(rankings) if len(rankings) > 1 else None
+    overlaps = overlap_between_heldout(rankings)
+    shared = [_figure(folder, "overlap", overlap, f"overlap-{i}") for i, overlap in enumerate(overlaps, start=1)]
+    _drop_old_figures(folder / "figures", [*(f for section in sections for f in section["drawn"]), compared, *shared])
     data = {
         "rankings": list(rankings),
         "summaries": [section["summary"] for section in sections],
         "agreement": agreement,
+        "overlap": overlaps,
         "comparison": comparison,
     }
     write_json(folder / "report.json", data)
-    page = _template().render(sections=sections, comparison=compared, agreement=agreement, data=_inert_json(data))
+    shown = {"sections": sections, "comparison": comparison, "compared": compared, "agreement": agreement}
+    shown["overlaps"] = list(zip(overlaps, shared, strict=True))
+    page = _template().render(**shown, data=_inert_json(data))
     write_bytes(folder / "index.html", page.encode("utf-8", "backslashreplace"))
     return folder / "index.html"
 
 
 def _section(folder: Path, ranking: Ranking, prefix: str) -> dict[str, Any]:
-    drawn = {name: _figure(folder, name, ranking, f"{prefix}{name}") for name in figures.FIGURES}
+    every = {name: _figure(folder, name, ranking, f"{prefix}{name}") for name in figures.FIGURES}
+    drawn = {name: figure for name, figure in every.items() if figure}
     return {
         "ranking": ranking,
         "summary": summarise(ranking),
         "done": done_rows(ranking),
         "missing": missing_rows(ranking),
-        "first": drawn.pop("scores"),
-        "figures": [figure for figure in drawn.values() if figure],
+        "drawn": list(drawn.values()),
+        "first": drawn.get("scores"),
+        "beside": [drawn[name] for name in ("differences", "seeds") if name in drawn],
+        "figures": [figure for name, figure in drawn.items() if name not in ("scores", "differences", "seeds")],
         "settings": _flat(ranking["settings"]),
+        "environments": _environments(ranking["provenance"]),
         "split": {name: len(trials) for name, trials in _lists(ranking["provenance"].get("split", {}))},
     }
+
+
+def _environments(provenance: Mapping[str, Any]) -> list[list[tuple[str, Any]]]:
+    """The different environments that the runs were computed in; older rankings hold that of the ranking alone."""
+    listed = provenance.get("environments") or [provenance.get("versions") or {}]
+    each = [sorted(_flat(environment)) for environment in listed if environment]
+    return [environment for i, environment in enumerate(each) if environment not in each[:i]]
 
 
 def _prefix(index: int, ranking: Ranking, rankings: Sequence[Ranking]) -> str:
@@ -97,12 +139,27 @@ def _figure(folder: Path, name: str, result: Mapping[str, Any], file: str) -> di
     drawn = figures.draw(name, result)
     if drawn is None:
         return None
-    forms = {form: figures.render(drawn, form) for form in ("svg", "pdf", "png")}
+    forms = {form: figures.render(drawn, form) for form in FORMS}
     for form, content in forms.items():
         write_bytes(folder / "figures" / f"{file}.{form}", content)
     uri = "data:image/svg+xml;base64," + base64.b64encode(forms["svg"]).decode()
     width, height = (round(inches * 96) for inches in drawn.get_size_inches())
-    return {"name": name, "uri": uri, "caption": CAPTIONS[name], "width": width, "height": height}
+    caption = {**CAPTIONS, **(ONE_SEED_CAPTIONS if _one_seed(result) else {})}[name]
+    return {"name": name, "file": file, "uri": uri, "caption": caption, "width": width, "height": height}
+
+
+def _one_seed(result: Mapping[str, Any]) -> bool:
+    """Whether a ranking, or a comparison, was trained with one seed."""
+    arms = [arm["seed_scores"] for arm in result.get("arms") or ()]
+    return has_one_seed(result) if "seeds" in result else all(len(scores) <= 1 for scores in arms)
+
+
+def _drop_old_figures(folder: Path, drawn: Sequence[dict[str, Any] | None]) -> None:
+    """Remove the figures of an earlier report, so that no figure beside the page belongs to another one."""
+    written = {f"{figure['file']}.{form}" for figure in drawn if figure for form in FORMS}
+    for path in folder.iterdir():
+        if path.suffix.lstrip(".") in FORMS and path.name not in written:
+            path.unlink()
 
 
 def _template() -> Any:
@@ -118,15 +175,15 @@ def _template() -> Any:
 
 
 def _number(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
 def _signed(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
+def _percent(value: float | None, digits: int = 0) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def _grouped(value: int) -> str:
