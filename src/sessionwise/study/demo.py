@@ -25,7 +25,7 @@ SEEDS = (10, 20)
 SET_SIZE = 3
 # Sizes that two cores can train on in minutes; everything else is the simulator's default.
 POOL: dict[str, Any] = {
-    "n_sessions": 10,
+    "n_sessions": 8,
     "n_heldout": 1,
     "shift": 5.0,
     "modulation": 1.5,
