@@ -152,7 +152,10 @@ def test_figures_of_an_earlier_report_do_not_stay(make_ranking, make_comparison,
 
 def test_one_seed_claims_nothing_about_seeds(make_ranking, tmp_path):
     page = write_report(tmp_path, [make_ranking(5, (10,))]).read_text().split("<script")[0]
-    assert "One seed: what training adds to the uncertainty is unknown" in page
+    told = "One seed: intervals count trials only; the noise between trainings is unknown, use two or more seeds."
+    assert page.split("<figure")[0].count(told) == 1, "in the first box"
+    assert all(told in caption for caption in re.findall("<figcaption>(.*?)</figcaption>", page)[:2])
+    assert page.count("not judged: one seed") == 3 and ">better<" not in page and ">worse<" not in page
     assert "the noise ceiling (agreement between seeds) is unknown" in page
     assert "variance between seeds" not in page and "trials and seeds" not in page
 
@@ -164,3 +167,61 @@ def test_the_table_holds_every_top_k_of_the_ranking(make_ranking, tmp_path):
         assert f"<th>P(top {k})</th>" in page
     row = "".join(f"<td>{100 * p:.0f} %</td>" for p in ranking["rows"][5]["p_top"].values())
     assert row in page.replace("\n", "")
+
+
+def test_a_control_that_failed_is_in_the_first_box(make_ranking, tmp_path):
+    ranking = make_ranking(4)
+    ranking["random_core"] |= {"state": "diverged", "score": None, "reason": "seed 10: loss <is> not finite"}
+    box = write_report(tmp_path, [ranking]).read_text().split("<figure")[0]
+    assert "No comparison with a random frozen core: it diverged" in box and "loss &lt;is&gt; not finite" in box
+    assert "No comparison with the baseline" not in box
+
+
+def test_provenance_names_shared_bins_and_every_environment(make_ranking, tmp_path):
+    ranking = make_ranking(4)
+    plain = write_report(tmp_path / "versions", [ranking]).read_text()
+    assert "python 3.11.2" in plain and "training windows" not in plain and "different environments" not in plain
+    provenance = ranking["provenance"]
+    del provenance["versions"]
+    here, there = {"torch": "2.13.0", "cpu": "AVX2"}, {"torch": "2.13.0", "cpu": "AVX512"}
+    provenance |= {"overlap": {"validation": 0.0213, "test": None}, "environments": [here, here]}
+    assert "different environments" not in write_report(tmp_path / "one", [ranking]).read_text()
+    provenance["environments"].append(there)
+    page = write_report(tmp_path / "two", [ranking]).read_text()
+    assert "computed in 2 different environments" in page.split("<figure")[0]
+    assert "cpu AVX2, torch 2.13.0" in page and "cpu AVX512" in page
+    assert "validation 2.1 %, test unknown (no trial times)" in page
+    del provenance["environments"], provenance["overlap"]
+    assert "Environment" not in write_report(tmp_path / "none", [ranking]).read_text()
+
+
+def test_own_scores_stand_beside_the_trials(make_ranking, tmp_path):
+    ranking = make_ranking(3)
+    ranking["rows"][1]["own_score"] = 0.4567
+    page = write_report(tmp_path, [ranking]).read_text()
+    assert "<th>own score</th><th>trials</th>" in page
+    assert f"<td>0.4567</td><td>{ranking['rows'][1]['n_trials']}</td>" in page
+    assert f"<td>–</td><td>{ranking['rows'][0]['n_trials']}</td>" in page
+
+
+def test_every_line_of_the_ranking_has_as_many_cells(make_ranking, tmp_path):
+    ranking = make_ranking(4, diverged=1)
+    ranking["baseline"] |= {"state": "failed", "score": None, "reason": None}
+    page = write_report(tmp_path, [ranking]).read_text()
+    table = page.split("<h3>Ranking</h3>")[1].split("</table>")[0]
+    widths = [
+        sum(int((re.search(r'colspan="(\d+)"', cell) or [0, 1])[1]) for cell in re.findall("<t[dh][^>]*>", line))
+        for line in table.split("<tr")[1:]
+    ]
+    assert len(widths) == 7 and set(widths) == {widths[0]}
+
+
+def test_what_rankings_share_is_shown_against_chance(make_ranking, tmp_path):
+    rankings = [make_ranking(8), make_ranking(8, heldout="other", seed=1, diverged=1)]
+    page = write_report(tmp_path, rankings).read_text()
+    assert "7 sessions ranked for" in page and "1 left out" in page and "Fig. A2" in page
+    (overlap,) = json.loads((tmp_path / "report.json").read_text())["overlap"]
+    assert overlap["curve"]["k"] == list(range(1, 8)) and overlap["curve"]["size"][-1] == 7
+    assert (tmp_path / "figures" / "overlap-1.svg").exists()
+    few = write_report(tmp_path, [make_ranking(2), make_ranking(2, heldout="other")]).read_text()
+    assert "at least 3 are needed" in few and not (tmp_path / "figures" / "overlap-1.svg").exists()

@@ -15,10 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sessionwise.analysis import figures
-from sessionwise.analysis.summary import (
-    ONE_SEED as ONE_SEED_WARNING,
-)
+from sessionwise.analysis import figures, summary
 from sessionwise.analysis.summary import (
     agreement_between_heldout,
     done_rows,
@@ -53,11 +50,11 @@ CAPTIONS = {
 ONE_SEED_CAPTIONS = {
     "scores": "Transfer score of each session's frozen core (Fig. A1 of the paper). Bars: 80 % and 95 % intervals over "
     "resampled validation trials. They compare the sessions with each other: what all cores of a seed share is not in "
-    f"them. {ONE_SEED_WARNING.capitalize()}.",
+    f"them. {summary.ONE_SEED.capitalize()}.",
     "differences": "Paired differences with 95 % intervals over trials. Cores are chosen on other trials than they are "
-    f"judged on. None is filled, since none is judged. {ONE_SEED_WARNING.capitalize()}.",
+    f"judged on. None is filled, since none is judged. {summary.ONE_SEED.capitalize()}.",
     "horizon": "Score against bins ahead, the last bins of each trial masked at once. One seed.",
-    "comparison": f"Test score of models pretrained on each selection. {ONE_SEED_WARNING.capitalize()}.",
+    "comparison": f"Test score of models pretrained on each selection. {summary.ONE_SEED.capitalize()}.",
 }
 FORMS = ("svg", "pdf", "png")
 
@@ -98,7 +95,12 @@ def write_report(folder: Path, rankings: Sequence[Ranking], comparison: Mapping[
         "comparison": comparison,
     }
     write_json(folder / "report.json", data)
-    shown = {"sections": sections, "comparison": comparison, "compared": compared, "agreement": agreement}
+    shown: dict[str, Any] = {
+        "sections": sections,
+        "comparison": comparison,
+        "compared": compared,
+        "agreement": agreement,
+    }
     shown["overlaps"] = list(zip(overlaps, shared, strict=True))
     page = _template().render(**shown, data=_inert_json(data))
     write_bytes(folder / "index.html", page.encode("utf-8", "backslashreplace"))
