@@ -1,6 +1,7 @@
 """The paper's procedure on a toy store: identity, integrity, failures as rows, and the choice-corrected differences."""
 
 import json
+import re
 from itertools import product
 
 import numpy as np
@@ -333,3 +334,24 @@ def test_collect_is_a_pure_function_of_the_runs(ranked, toy_settings):
     store = RunStore(study / "runs")
     outcomes = execute(plan.specs, store, on="here")
     assert collect(plan, sessions, store, outcomes).document == found.document
+
+
+def entry(name, low, high):
+    return {"name": f"best core - {name}", "mean": (low + high) / 2, "low": low, "high": high, "level": 0.95}
+
+
+@pytest.mark.parametrize(
+    ("p", "median", "baseline", "different", "says"),
+    [
+        (0.01, (0.01, 0.03), (0.01, 0.02), True, "differ by more than noise.*a ranks first.*above training"),
+        (0.06, (0.01, 0.03), (-0.02, 0.01), False, "Undecided.*not told apart from training"),
+        (0.40, (-0.01, 0.03), (-0.02, -0.01), False, "not told apart with 34 .*below training"),
+        (None, (-0.01, 0.03), None, False, "Not judged"),
+    ],
+)
+def test_the_verdict_says_what_was_found(p, median, baseline, different, says):
+    differences = [entry("median core", *median)] + ([entry("baseline", *baseline)] if baseline else [])
+    row = {"session": "a", "state": "done"}
+    document = {"rows": [row], "noise": {"p_equal": p}, "seeds": [10, 20], "n_validation_trials": 34}
+    found = ranking_module.verdict({**document, "differences": differences})
+    assert found["different"] == different and re.search(says, found["text"])

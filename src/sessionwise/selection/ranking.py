@@ -290,25 +290,32 @@ def choosing_half(n_trials: int) -> np.ndarray:
 
 def verdict(document: Mapping[str, Any]) -> dict[str, Any]:
     """One sentence: is the best core told apart from the median core, and from training on the recording alone?"""
-    rows, p_equal = document["rows"], document["noise"]["p_equal"]
+    rows, p_equal, n_seeds = document["rows"], document["noise"]["p_equal"], len(document["seeds"])
     if not rows or rows[0]["state"] != "done":
         return {"text": "No core could be ranked: every run failed or diverged.", "different": False}
     different = p_equal is not None and p_equal < 0.05
-    counted = f"{document['n_validation_trials']} validation trials and {len(document['seeds'])} seeds"
+    counted = f"{document['n_validation_trials']} validation trials and {n_seeds} seeds"
+    found = {entry["name"]: entry for entry in document["differences"]}
+    median, baseline = found.get("best core - median core"), found.get("best core - baseline")
+    if n_seeds < 2:
+        text = "One seed: the noise between trainings is unknown, so no core is called better. Use two or more seeds."
+        return {"text": text, "different": False}
     if different:
         text = f"The cores differ by more than noise (p = {p_equal:.3f}); {rows[0]['session']} ranks first."
-    elif p_equal is not None:
-        text = f"Best and median core are not told apart with {counted} (p = {p_equal:.2f})."
-    elif len(document["seeds"]) < 2:
-        text = "One seed: the noise between trainings is unknown, so no core is called better. Use two or more seeds."
-    else:
+    elif p_equal is None:
         text = f"Not judged: too little to compare ({counted}, {sum(r['state'] == 'done' for r in rows)} cores)."
-    against = {entry["name"]: entry for entry in document["differences"]}.get("best core - baseline")
-    if against and len(document["seeds"]) > 1:
-        word = "above" if against["low"] > 0 else "below" if against["high"] < 0 else "not told apart from"
-        interval = f"{against['mean']:+.4f} [{against['low']:+.4f}, {against['high']:+.4f}] bits per spike"
-        text += f" The best frozen core is {word} training on the recording alone ({interval})."
+    elif median and median["low"] > 0:
+        text = f"Undecided with {counted}: best core above median core by {_interval(median)}, p = {p_equal:.2f}."
+    else:
+        text = f"Best and median core are not told apart with {counted} (p = {p_equal:.2f})."
+    if baseline:
+        word = "above" if baseline["low"] > 0 else "below" if baseline["high"] < 0 else "not told apart from"
+        text += f" The best frozen core is {word} training on the recording alone ({_interval(baseline)})."
     return {"text": text, "different": different}
+
+
+def _interval(entry: Mapping[str, Any]) -> str:
+    return f"{entry['mean']:+.4f} [{entry['low']:+.4f}, {entry['high']:+.4f}] bits per spike"
 
 
 # Parts of the document ------------------------------------------------------------------------------------------------
