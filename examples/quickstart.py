@@ -16,8 +16,8 @@ import sessionwise as sw
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="sessionwise-"))
 
-# Six sessions and one held out; how close each is to it in time is known, because they are simulated.
-pool = sw.simulate_pool(6, 1, seed=3, n_trials=(100, 140), n_units=(20, 30), n_bins=30, modulation=1.5)
+# Five sessions and one held out; how close each is to it in time is known, because they are simulated.
+pool = sw.simulate_pool(5, 1, seed=3, n_trials=(80, 110), n_units=(20, 30), n_bins=30, modulation=1.5)
 sessions = sw.create_store(folder / "store")
 for session in pool.sessions:
     sessions.add(session)

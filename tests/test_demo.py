@@ -42,7 +42,9 @@ def test_same_seed_same_bytes_and_the_comparison_says_what_it_found(few, tmp_pat
         if name != "baseline":
             assert arm["difference"]["mean"] == pytest.approx(arm["bps"] - arms["baseline"]["bps"], abs=1e-9)
     openings = list((tmp_path / "one" / "test-openings").glob("*.json"))
-    assert len(openings) == 8 and all(json.loads(p.read_text())["attempts"] == 1 for p in openings)
+    finals = {key for arm in arms.values() for key in arm["runs"]}  # equal sets are one run
+    assert {p.stem for p in openings} == finals and len(finals) >= 4
+    assert all(json.loads(p.read_text())["attempts"] == 1 for p in openings)
     assert two.report.exists()
 
 

@@ -21,13 +21,13 @@ def blocks(language):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with recordings/: seven small sessions, one of them with the id that README ranks for."""
+    """A folder with recordings/: six small sessions, one of them with the id that README ranks for."""
     from sessionwise.data.simulate import simulate_pool
 
     place = tmp_path_factory.mktemp("readme")
     (place / "recordings").mkdir()
-    pool = simulate_pool(6, 1, seed=2, bad_share=0.0, n_trials=(60, 70), n_units=(8, 10), rate_hz=15.0, n_bins=12)
-    names = [*(f"0{i}_Simulated" for i in range(6)), "11_Hench_2017-06-18"]
+    pool = simulate_pool(5, 1, seed=2, bad_share=0.0, n_trials=(60, 70), n_units=(8, 10), rate_hz=15.0, n_bins=12)
+    names = [*(f"0{i}_Simulated" for i in range(5)), "11_Hench_2017-06-18"]
     for name, session in zip(names, pool.sessions, strict=True):
         np.savez(place / "recordings" / f"{name}.npz", counts=session.counts, bin_ms=20, subject="simulated")
     return place
@@ -79,4 +79,4 @@ def test_the_quickstart_runs(tmp_path):
         [sys.executable, script, tmp_path], capture_output=True, text=True, timeout=400, env=os.environ
     )
     assert done.returncode == 0, done.stderr
-    assert "bits per spike on test trials" in done.stdout and done.stdout.count("true closeness") == 6
+    assert "bits per spike on test trials" in done.stdout and done.stdout.count("true closeness") == 5
