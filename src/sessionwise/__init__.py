@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from sessionwise.selection.ranking import Ranking as Ranking
     from sessionwise.selection.ranking import open_ranking as open_ranking
     from sessionwise.selection.ranking import rank as rank
-    from sessionwise.training.library import evaluate as evaluate
-    from sessionwise.training.library import finetune as finetune
-    from sessionwise.training.library import pretrain as pretrain
-    from sessionwise.training.library import train_baseline as train_baseline
+    from sessionwise.training.api import evaluate as evaluate
+    from sessionwise.training.api import finetune as finetune
+    from sessionwise.training.api import pretrain as pretrain
+    from sessionwise.training.api import train_baseline as train_baseline
 
 __version__ = "0.1.0.dev0"
 
@@ -33,10 +33,10 @@ _PUBLIC = {  # name -> module that defines it
     "Ranking": "sessionwise.selection.ranking",
     "open_ranking": "sessionwise.selection.ranking",
     "rank": "sessionwise.selection.ranking",
-    "pretrain": "sessionwise.training.library",
-    "finetune": "sessionwise.training.library",
-    "train_baseline": "sessionwise.training.library",
-    "evaluate": "sessionwise.training.library",
+    "pretrain": "sessionwise.training.api",
+    "finetune": "sessionwise.training.api",
+    "train_baseline": "sessionwise.training.api",
+    "evaluate": "sessionwise.training.api",
 }
 
 __all__ = [
