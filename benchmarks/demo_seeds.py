@@ -8,14 +8,16 @@ Each seed is a demo in FOLDER/demo-SEED; finished ones are read, not run again. 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sessionwise.analysis.statistics import spearman
+from sessionwise.data.simulate import read_truth
 from sessionwise.runs.progress import make_progress
 from sessionwise.study.demo import Demo, run_demo
 
-COLUMNS = ("seed", "ranked 3", "random 3", "reverse 3", "baseline", "rho(score, truth)", "rho(seed, seed)", "p(equal)")
+COLUMNS = ("seed", "ranked 3", "random 3", "reverse 3", "baseline", "rho(truth)", "rho, good", "rho(seed)", "p(equal)")
 
 
 def main() -> None:
@@ -29,20 +31,19 @@ def main() -> None:
     for seed in options.seeds:
         demo = run_demo(options.folder / f"demo-{seed}", seed=seed, progress=make_progress())
         arms.append({arm["name"]: arm["bps"] for arm in demo.comparison["arms"]})
-        print(row(seed, demo, arms[-1]), flush=True)
+        bad = read_truth(options.folder / f"demo-{seed}" / "store")["bad"]
+        print(row(seed, demo, arms[-1], bad), flush=True)
     print("\n" + counts(arms))
 
 
-def row(seed: int, demo: Demo, arms: Mapping[str, float | None]) -> str:
+def row(seed: int, demo: Demo, arms: Mapping[str, float | None], bad: Sequence[str]) -> str:
     """One line of the table; a dash where something diverged or failed."""
     document = demo.ranking.document
-    truth = (document["truth"] or {}).get("spearman")
-    numbers = [number(arms[name], 3) for name in COLUMNS[1:5]]
-    numbers += [
-        number(truth, 2),
-        number(document["noise"]["seed_correlation"], 2),
-        number(document["noise"]["p_equal"], 3),
-    ]
+    truth, noise = document["truth"], document["noise"]
+    good = [row for row in document["rows"] if row["state"] == "done" and row["session"] not in bad]
+    among = spearman([row["score"] for row in good], [truth["closeness"][row["session"]] for row in good])
+    rhos = [number(value, 2) for value in (truth["spearman"], among, noise["seed_correlation"])]
+    numbers = [number(arms[name], 3) for name in COLUMNS[1:5]] + rhos + [number(noise["p_equal"], 3)]
     return f"| {seed} | " + " | ".join(numbers) + " |"
 
 
