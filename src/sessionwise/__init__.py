@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sessionwise.selection.ranking import Ranking as Ranking
     from sessionwise.selection.ranking import open_ranking as open_ranking
     from sessionwise.selection.ranking import rank as rank
+    from sessionwise.selection.ranking import rank_many as rank_many
     from sessionwise.training.api import evaluate as evaluate
     from sessionwise.training.api import finetune as finetune
     from sessionwise.training.api import pretrain as pretrain
@@ -33,6 +34,7 @@ _PUBLIC = {  # name -> module that defines it
     "Ranking": "sessionwise.selection.ranking",
     "open_ranking": "sessionwise.selection.ranking",
     "rank": "sessionwise.selection.ranking",
+    "rank_many": "sessionwise.selection.ranking",
     "pretrain": "sessionwise.training.api",
     "finetune": "sessionwise.training.api",
     "train_baseline": "sessionwise.training.api",
@@ -51,6 +53,7 @@ __all__ = [
     "open_store",
     "pretrain",
     "rank",
+    "rank_many",
     "simulate_pool",
     "train_baseline",
 ]

@@ -289,10 +289,10 @@ def rank_command(
     """
     from sessionwise.data.store import open_store
     from sessionwise.runs.progress import make_progress
-    from sessionwise.selection.ranking import rank
+    from sessionwise.selection.ranking import rank_many
 
     names = _names("--heldout", heldout)
-    rankings = rank(
+    rankings = rank_many(
         open_store(store),
         names,
         pool=pool,

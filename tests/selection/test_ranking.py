@@ -21,6 +21,7 @@ from sessionwise.selection.ranking import (
     make_plan,
     open_ranking,
     rank,
+    rank_many,
     ranking_folder,
     save_ranking,
     seed_problems,
@@ -289,7 +290,9 @@ def test_one_seed_and_one_candidate(ranked, toy_settings):
 
 def test_several_held_out_sessions_share_their_pretraining(ranked, toy_settings, tmp_path):
     sessions, _, _ = ranked
-    two = rank(sessions, [HELDOUT, "sim-03"], preset="tiny", overrides=toy_settings, seeds=[10], to=tmp_path, on="here")
+    two = rank_many(
+        sessions, [HELDOUT, "sim-03"], preset="tiny", overrides=toy_settings, seeds=[10], to=tmp_path, on="here"
+    )
     assert [r.heldout for r in two] == [HELDOUT, "sim-03"]
     assert all(sorted(r.order) == ["sim-00", "sim-01", "sim-02"] for r in two)
     assert len(RunStore(tmp_path / "runs").keys()) == 3 + 2 * (3 + 1 + 1)

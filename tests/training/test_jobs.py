@@ -19,6 +19,7 @@ from sessionwise.scoring import likelihood
 from sessionwise.scoring.evaluate import EvaluationSettings, Scorer
 from sessionwise.training import jobs
 from sessionwise.training.jobs import baseline_spec, crossfit_gain, evaluate_spec, finetune_spec, pretrain_spec
+from sessionwise.training.loop import Training
 from sessionwise.training.presets import preset
 
 HELDOUT = "sim-heldout-0"
@@ -218,3 +219,24 @@ def with_other_trials(sessions, tmp_path, part):
         counts[rows] = np.random.default_rng(0).poisson(1.0, counts[rows].shape)
         copy.add(make_session(name, counts, session.bin_s, session.window_s, trial_ids=session.trial_ids))
     return open_store(copy.path)
+
+
+@pytest.mark.parametrize("name", ["several", "tuned"])
+def test_an_interrupted_run_goes_on_to_the_same_folder(study, tmp_path, monkeypatch, name):
+    """Several sessions in one training, and stitchers around a frozen core: stopped at step 7, resumed from step 6."""
+    _, _, specs, store = study
+    other, advance, steps = RunStore(tmp_path / "runs"), Training.advance, []
+    execute([specs["core"]], other, on="here")
+    spec = replace(specs[name], where={**specs[name].where, "checkpoint_steps": 3})
+
+    def fail_at_seven(training):
+        steps.append(training.step)
+        if training.step == 7 and steps.count(7) == 1:
+            raise ValueError("interrupted")
+        return advance(training)
+
+    monkeypatch.setattr(Training, "advance", fail_at_seven)
+    assert execute([spec], other, on="here")[spec.key].state == "failed"
+    assert execute([spec], other, on="here", retry_failed=True)[spec.key].state == "done"
+    assert steps == [*range(8), *range(6, 16)]
+    assert tree(other.folder(spec.key)) == tree(store.folder(spec.key))

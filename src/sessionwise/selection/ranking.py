@@ -27,6 +27,7 @@ from sessionwise.io.files import canonical_json, folder_name, read_json, sha256_
 from sessionwise.io.tensors import read_tensors
 from sessionwise.model.streams import stream_seed
 from sessionwise.runs.launch import Outcome, execute, pending
+from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
 from sessionwise.selection.pool import choose_pool
@@ -96,7 +97,7 @@ class Plan:
 
 def rank(
     sessions: SessionStore,
-    heldout: str | Sequence[str],
+    heldout: str,
     *,
     pool: str | Sequence[str] | None = None,
     preset: str = "small",
@@ -104,15 +105,38 @@ def rank(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     to: str | Path = "sessionwise-study",
     on: str = "processes",
-    progress: Any = None,
+    progress: Progress | None = None,
     retry_failed: bool = False,
-) -> Any:
-    """Rank the pool for one held-out session (a Ranking) or several (a list of them), by the paper's procedure.
+) -> Ranking:
+    """Rank the pool for one held-out session by the paper's procedure.
+
+    The parameters are those of ``rank_many``; ``heldout`` is one id.
+    """
+    asked = {"pool": pool, "preset": preset, "seeds": seeds, "overrides": overrides}
+    how = {"to": to, "on": on, "progress": progress, "retry_failed": retry_failed}
+    (ranking,) = rank_many(sessions, [heldout], **asked, **how)  # type: ignore[arg-type]
+    return ranking
+
+
+def rank_many(
+    sessions: SessionStore,
+    heldout: Sequence[str],
+    *,
+    pool: str | Sequence[str] | None = None,
+    preset: str = "small",
+    seeds: Sequence[int] = DEFAULT_SEEDS,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    to: str | Path = "sessionwise-study",
+    on: str = "processes",
+    progress: Progress | None = None,
+    retry_failed: bool = False,
+) -> list[Ranking]:
+    """Rank the pool for each of several held-out sessions; they share their single-session models.
 
     Parameters
     ----------
     sessions: an open store.
-    heldout: id or ids; they never reach pretraining.
+    heldout: ids; they never reach pretraining.
     pool: ids, a filter such as ``"subject != Hench"``, or None for all that are not held out.
     preset, overrides: ``"tiny"``, ``"small"`` or ``"paper"``, and changes such as ``{"train.epochs": 50}``.
     seeds: one pretraining and one finetuning a seed and session; the score is their mean.
@@ -121,7 +145,7 @@ def rank(
 
     Raises LeakageError when a held-out session is in the pool by id or by content; UsageError for settings.
     """
-    names = [heldout] if isinstance(heldout, str) else list(heldout)
+    names = list(heldout)
     settings, problems = asked_settings(preset, overrides)
     problems += seed_problems(seeds) + study_problems(Path(to), sessions)
     chosen, seeds = choose_pool(sessions, names, pool, problems), sorted(seeds)
@@ -135,7 +159,7 @@ def rank(
         added = cost([spec for spec in plan.specs if spec.key in missing], store)
         seconds = time.monotonic() - started
         save_ranking(ranking, Path(to), {"seconds": seconds, "added": added, "collected_by": environment()})
-    return rankings[0] if isinstance(heldout, str) else rankings
+    return rankings
 
 
 def asked_settings(

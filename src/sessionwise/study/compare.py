@@ -16,6 +16,7 @@ from sessionwise.data.store import SessionStore
 from sessionwise.io.tensors import read_tensors
 from sessionwise.model.streams import stream_seed
 from sessionwise.runs.launch import Outcome, execute
+from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
 from sessionwise.selection.pool import choose_pool
@@ -34,7 +35,7 @@ def compare_sets(
     to: str | Path,
     *,
     on: str = "processes",
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Pretrain on each named set, finetune on ``heldout``, score on its test trials; ``comparison.json`` as a value.
 

@@ -15,6 +15,7 @@ from sessionwise.data.simulate import simulate_pool, write_truth
 from sessionwise.data.store import SessionStore, create_store, open_store
 from sessionwise.errors import UsageError
 from sessionwise.io.files import TMP_PREFIX, canonical_json, read_json, sha256_bytes, write_json
+from sessionwise.runs.progress import Progress
 from sessionwise.selection.ranking import Ranking, rank
 from sessionwise.selection.sets import ordered
 from sessionwise.study.compare import compare_sets
@@ -49,7 +50,7 @@ def run_demo(
     *,
     seed: int = 0,
     on: str = "processes",
-    progress: Any = None,
+    progress: Progress | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> Demo:
     """Simulate, rank, compare, report, all in the folder ``to``.
