@@ -233,3 +233,31 @@ def test_what_rankings_share_is_shown_against_chance(make_ranking, tmp_path):
     assert (tmp_path / "figures" / "overlap-1.svg").exists()
     few = write_report(tmp_path, [make_ranking(2), make_ranking(2, heldout="other")]).read_text()
     assert "at least 3 are needed" in few and not (tmp_path / "figures" / "overlap-1.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "is empty"),
+        ("[1]", "is no JSON object"),
+        ("{}", "lacks baseline, cost, differences"),
+        ('{"schema": 1', "is no JSON"),
+    ],
+)
+def test_a_broken_ranking_is_one_line(tmp_path, content, says):
+    folder = tmp_path / "rankings" / "a" / "full-1"
+    folder.mkdir(parents=True)
+    (folder / "ranking.json").write_text(content)
+    with pytest.raises(DataError, match=says):
+        report_of_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "says"), [("schema", 2, "has schema 2"), ("rows", [{}], "no rows of a ranking")]
+)
+def test_a_ranking_of_another_kind_is_refused(make_ranking, tmp_path, part, value, says):
+    folder = tmp_path / "rankings" / "a" / "full-1"
+    folder.mkdir(parents=True)
+    write_json(folder / "ranking.json", {**make_ranking(3), part: value})
+    with pytest.raises(DataError, match=says):
+        report_of_study(tmp_path)

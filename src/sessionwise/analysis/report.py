@@ -18,6 +18,7 @@ from markupsafe import Markup
 from sessionwise.analysis import figures, summary
 from sessionwise.analysis.summary import (
     agreement_between_heldout,
+    check_ranking,
     done_rows,
     has_one_seed,
     missing_rows,
@@ -67,7 +68,7 @@ def report_of_study(study: Path) -> Path:
         raise UsageError(str(study), "holds no ranking", "a folder that a ranking was written to", remedy)
     comparison = Path(study) / "comparison.json"
     stored = read_json(comparison) if comparison.exists() else None
-    return write_report(Path(study) / "report", [read_json(path) for path in found], stored)
+    return write_report(Path(study) / "report", [check_ranking(read_json(path), str(path)) for path in found], stored)
 
 
 def write_report(folder: Path, rankings: Sequence[Ranking], comparison: Mapping[str, Any] | None = None) -> Path:

@@ -19,6 +19,11 @@ from sessionwise.errors import DataError
 Ranking = Mapping[str, Any]
 Row = Mapping[str, Any]
 
+SCHEMA = 1
+_PARTS = {"schema", "heldout", "method", "preset", "score_kind", "seeds", "split_seed", "settings", "rows"}
+_PARTS |= {"baseline", "random_core", "differences", "noise", "cost", "truth", "verdict", "provenance"}
+_ROW = {"session", "state", "score", "rank", "reason", "seed_scores", "p_top", "n_trials", "n_units"}
+
 # What one seed allows to say.
 NOT_JUDGED = "not judged: one seed"
 ONE_SEED = "one seed: intervals count trials only; the noise between trainings is unknown, use two or more seeds"
@@ -31,6 +36,22 @@ _AGAINST: tuple[tuple[str, str, str | None], ...] = (
     ("the baseline", "baseline", "baseline"),
     ("a random frozen core", "random core", "random_core"),
 )
+
+
+def check_ranking(document: Any, where: str) -> Ranking:
+    """The document, if it has what a ``ranking.json`` of ours has at its top and in its rows; DataError otherwise."""
+    needed, remedy = "a ranking.json written by sessionwise", "Run the same rank command again"
+    if not isinstance(document, Mapping) or (missing := sorted(_PARTS - document.keys())):
+        found = f"lacks {', '.join(missing[:5])}" if isinstance(document, Mapping) else "is no JSON object"
+        raise DataError(where, found, needed, remedy)
+    if document["schema"] != SCHEMA:
+        raise DataError(
+            where, f"has schema {document['schema']!r}", f"schema {SCHEMA}", "Use the sessionwise that wrote it"
+        )
+    rows = document["rows"]
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) and row.keys() >= _ROW for row in rows):
+        raise DataError(where, "has rows that are no rows of a ranking", needed, remedy)
+    return document
 
 
 def summarise(ranking: Ranking) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sessionwise.analysis import statistics
+from sessionwise.analysis.summary import SCHEMA, check_ranking
 from sessionwise.analysis.tables import ranking_csv
 from sessionwise.data.leakage import neighbours
 from sessionwise.data.simulate import read_truth
@@ -112,9 +113,18 @@ def rank(
 
     The parameters are those of ``rank_many``; ``heldout`` is one id.
     """
-    asked = {"pool": pool, "preset": preset, "seeds": seeds, "overrides": overrides}
-    how = {"to": to, "on": on, "progress": progress, "retry_failed": retry_failed}
-    (ranking,) = rank_many(sessions, [heldout], **asked, **how)  # type: ignore[arg-type]
+    (ranking,) = rank_many(
+        sessions,
+        [heldout],
+        pool=pool,
+        preset=preset,
+        seeds=seeds,
+        overrides=overrides,
+        to=to,
+        on=on,
+        progress=progress,
+        retry_failed=retry_failed,
+    )
     return ranking
 
 
@@ -227,7 +237,7 @@ def collect(plan: Plan, sessions: SessionStore, store: RunStore, outcomes: Mappi
     differences = _differences(gains, spikes, controls, uncertainty) if uncertainty and enough else []
     data = sessions.load(plan.heldout, plan.settings.split_seed)
     document = {
-        "schema": 1,
+        "schema": SCHEMA,
         "heldout": plan.heldout,
         "method": METHOD,
         "preset": plan.settings.preset,
@@ -273,7 +283,8 @@ def save_ranking(ranking: Ranking, study: Path, timing: Mapping[str, Any]) -> Pa
 def open_ranking(path: str | Path) -> Ranking:
     """Read a ``ranking.json`` (or the folder that holds it)."""
     path = Path(path)
-    return Ranking(read_json(path / "ranking.json" if path.is_dir() else path))
+    file = path / "ranking.json" if path.is_dir() else path
+    return Ranking(check_ranking(read_json(file), str(file)))
 
 
 def cost(specs: Sequence[RunSpec], store: RunStore) -> dict[str, Any]:
