@@ -1,0 +1,413 @@
+"""The paper's whole experiment: rankings, then every order, size and control, then the table of results.
+
+    rankings and everything that needs none  -->  barrier: all rankings are written  -->  ranked prefixes and controls
+    -->  results.csv, results.safetensors, transfer.csv, results.json  -->  report
+
+Every training is a stored run, so the same call goes on after any interruption, beside any number of others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sessionwise.analysis.results import (
+    ABOUT_FILE,
+    GAINS_FILE,
+    SCHEMA,
+    STUDY_FILE,
+    TABLE_FILE,
+    TRANSFER_FILE,
+    Row,
+    write_gains,
+    write_rows,
+    write_transfer,
+)
+from sessionwise.data.metadata import read_metadata
+from sessionwise.data.simulate import read_truth, simulate_pool, write_truth
+from sessionwise.data.store import SessionStore, create_store, open_store
+from sessionwise.errors import UsageError
+from sessionwise.io.files import TMP_PREFIX, canonical_json, read_json, write_json
+from sessionwise.io.tensors import read_tensors
+from sessionwise.runs.launch import Outcome, execute, pending
+from sessionwise.runs.progress import Progress
+from sessionwise.runs.spec import CODE_SCHEMA, RunSpec
+from sessionwise.runs.store import RunStore
+from sessionwise.selection.ranking import (
+    Plan,
+    Ranking,
+    collect,
+    cost,
+    make_plan,
+    ranking_folder,
+    save_ranking,
+    study_problems,
+)
+from sessionwise.study.cells import Cell, Job, Orders, cells, transfer_jobs, unknown_orders
+from sessionwise.study.layout import Layout, lay_out
+from sessionwise.study.recipe import Recipe
+from sessionwise.training.jobs import (
+    WORK,
+    baseline_spec,
+    environment,
+    evaluate_spec,
+    finetune_spec,
+    ledger_folder,
+    pretrain_spec,
+    reference_spec,
+)
+from sessionwise.training.presets import Settings
+
+METRICS = ("bps", "bps_unit_mean", "bps_tail")
+_OURS = {"study.json", "results.csv", "results.safetensors", "results.json", "transfer.csv", "timing.json", "store"}
+_OURS |= {"runs", "rankings", "report", "test-openings", "comparison.json", "demo.json"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study on its sessions, with the run behind each of its jobs."""
+
+    layout: Layout
+    sessions: SessionStore
+    specs: dict[Job, RunSpec]
+
+    def spec(self, job: Job) -> RunSpec:
+        """The run of a job; its sessions must be known."""
+        if job not in self.specs:
+            self.specs[job] = self._make(job)
+        return self.specs[job]
+
+    def chain(self, job: Job) -> list[RunSpec]:
+        """The runs that a job needs, inputs first, its own last."""
+        return [self.spec(part) for part in job.chain]
+
+    def plan(self, split: int, heldout: str) -> Plan:
+        """The ranking of the pool for a held-out session, under one split."""
+        layout = self.layout
+        return make_plan(self.sessions, heldout, layout.pool, self.settings(split), sorted(layout.seeds))
+
+    def settings(self, split: int) -> Settings:
+        """The settings under one split."""
+        return self.layout.recipe.settings.model_copy(update={"split_seed": split})
+
+    def _make(self, job: Job) -> RunSpec:
+        settings = self._settings_of(job)
+        if job.kind == "pretrain":
+            return pretrain_spec(self.sessions, job.sessions, settings, job.seed)
+        (heldout,) = job.sessions
+        if job.kind == "baseline":
+            return baseline_spec(self.sessions, heldout, settings, job.seed)
+        if job.kind == "finetune":
+            core = self.spec(job.input) if job.input else None
+            return finetune_spec(self.sessions, heldout, core, settings, job.seed)
+        if job.kind == "evaluate":
+            assert job.input is not None
+            return evaluate_spec(self.sessions, heldout, self.spec(job.input), settings)
+        return reference_spec(self.sessions, heldout, job.kind, settings, job.seed)
+
+    def _settings_of(self, job: Job) -> Settings:
+        """The settings of a job: a control changes the number of steps, the checkpoint kept, or what is trained."""
+        settings = self.settings(job.split_seed)
+        if job.like is not None:
+            steps = pretrain_spec(self.sessions, job.like, settings, job.seed).steps
+            settings = settings.model_copy(update={"train": settings.train.model_copy(update={"steps": steps})})
+        if job.last:
+            settings = settings.model_copy(update={"train": settings.train.model_copy(update={"keep": "last"})})
+        if job.doubled:
+            how = settings.baseline
+            twice = {"steps": 2 * how.steps} if how.steps else {"epochs": 2 * how.epochs}
+            settings = settings.model_copy(update={"baseline": how.model_copy(update=twice)})
+        if job.full:
+            thawed = settings.finetune.model_copy(update={"freeze_core": False})
+            settings = settings.model_copy(update={"finetune": thawed})
+        return settings
+
+
+def run_study(
+    recipe: Recipe,
+    to: str | Path,
+    *,
+    store: str | Path | None = None,
+    on: str = "processes",
+    progress: Progress | None = None,
+    retry_failed: bool = False,
+) -> Path:
+    """Run a scaling study in the folder ``to``, or go on with it; returns the folder when its results are written.
+
+    store: the folder of the sessions, instead of the recipe's. The other parameters are those of ``rank_many``.
+    Raises every problem of the recipe at once, LeakageError before others, and UsageError for a folder that holds
+    another study (D50) or something else (D51).
+    """
+    folder, started = Path(to), time.monotonic()
+    study = prepare(recipe, folder, store)
+    runs = RunStore(folder / "runs")
+    plans = {(s, h): study.plan(s, h) for s in study.layout.split_seeds for h in study.layout.heldout}
+    first = [spec for plan in plans.values() for spec in plan.specs] + _ready(study, unknown_orders(study.layout))
+    missing = {spec.key for spec in pending(first, runs, retry_failed)}
+    outcomes = execute(first, runs, WORK, on=on, progress=progress, retry_failed=retry_failed)
+    rankings = {asked: collect(plan, study.sessions, runs, outcomes) for asked, plan in plans.items()}
+    for asked, ranking in rankings.items():
+        added = cost([spec for spec in plans[asked].specs if spec.key in missing], runs)
+        save_ranking(ranking, folder, {"added": added, "collected_by": environment()})
+    orders = {asked: ranking.order for asked, ranking in rankings.items()}
+    second = _ready(study, orders)
+    missing |= {spec.key for spec in pending(second, runs, retry_failed)}
+    outcomes |= execute(second, runs, WORK, on=on, progress=progress, retry_failed=retry_failed)
+    specs = list({spec.key: spec for spec in [*first, *second]}.values())
+    write_results(study, folder, rankings, runs, outcomes, cost(specs, runs))
+    added = cost([spec for spec in specs if spec.key in missing], runs)
+    _write_timing(folder, runs, added, time.monotonic() - started)
+    return folder
+
+
+def prepare(recipe: Recipe, folder: Path, store: str | Path | None = None) -> Study:
+    """The study on its sessions, with ``study.json`` written; everything that can be refused is refused here."""
+    known = read_json(folder / STUDY_FILE) if (folder / STUDY_FILE).exists() else None
+    asked = _identity(recipe)
+    if known is not None:
+        _refuse_another(folder, known, asked)
+    _refuse_foreign(folder)
+    sessions, recipe = study_sessions(recipe, folder, store)
+    study = Study(lay_out(recipe, sessions), sessions, {})
+    document = _document(study, asked)
+    if known is not None and (changed := _changed(known["sessions"], document["sessions"])):
+        found = f"was made with other content of {', '.join(changed[:3])}{' ...' if changed[3:] else ''}"
+        raise UsageError(str(folder), found, "the same recordings", "Name another folder with --to")
+    if known is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / STUDY_FILE, document)
+    return study
+
+
+def study_sessions(recipe: Recipe, folder: Path, store: str | Path | None) -> tuple[SessionStore, Recipe]:
+    """The store of a study, simulated at the first call if the recipe says so, and the recipe with its held-out ids."""
+    if recipe.data.simulate is None:
+        place = store or recipe.data.store
+        if place is None:
+            raise UsageError("recipe: data.store", "is missing", "the folder of a prepared store", "Or use --store")
+        sessions = open_store(place)
+        for problem in study_problems(folder, sessions):
+            raise problem
+        return sessions, recipe
+    if store or recipe.data.store:
+        raise UsageError("recipe: data", "a store and simulated sessions", "one of the two")
+    pool = simulate_pool(**recipe.data.simulate.model_dump())
+    target = folder / "store"
+    folder.mkdir(parents=True, exist_ok=True)
+    made = create_store(target)
+    for session in pool.sessions:
+        made.add(session)
+    write_truth(target, pool)
+    if not recipe.data.heldout:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"heldout": pool.heldout})})
+    return open_store(target), recipe
+
+
+# What was asked -------------------------------------------------------------------------------------------------------
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    return {"recipe": recipe.identity(), "code_schema": CODE_SCHEMA}
+
+
+def _refuse_another(folder: Path, known: Any, asked: Mapping[str, Any]) -> None:
+    """One study a folder (D50): the first difference is named."""
+    old = known.get("identity") if isinstance(known, Mapping) else None
+    if not isinstance(old, Mapping) or canonical_json(old) != canonical_json(asked):
+        where, was, now = _first_difference(dict(old or {}), dict(asked))
+        found = f"holds study {known.get('name')!r} with {where} = {was}" if old else "holds a study of another version"
+        raise UsageError(str(folder), found, f"{where} = {now} as the recipe asks", "Name another folder with --to")
+
+
+def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> tuple[str, Any, Any]:
+    for name in sorted({*old, *new}):
+        a, b = old.get(name), new.get(name)
+        if a != b:
+            place = f"{path}.{name}" if path and path not in ("recipe", "recipe.settings") else name
+            if isinstance(a, Mapping) and isinstance(b, Mapping):
+                return _first_difference(a, b, f"{path}.{name}" if path in ("recipe",) else place)
+            return place, a, b
+    return path, old, new
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """A folder with other things in it is left alone (D51)."""
+    if folder.is_file():
+        raise UsageError(str(folder), "is a file", "a folder", "Name another folder with --to")
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    foreign = sorted(name for name in names if name not in _OURS and not name.startswith(TMP_PREFIX))
+    if foreign:
+        raise UsageError(str(folder), f"holds {foreign[0]!r}, which is no study's", "an empty or new folder")
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    hashes = ("trainval_hash", "test_hash")
+    return sorted(
+        i
+        for i in {*old, *new}
+        if [(old.get(i) or {}).get(n) for n in hashes] != [(new.get(i) or {}).get(n) for n in hashes]
+    )
+
+
+def _document(study: Study, identity: Mapping[str, Any]) -> dict[str, Any]:
+    layout, recipe = study.layout, study.layout.recipe
+    ids = (*layout.heldout, *layout.pool)
+    more = read_metadata(recipe.data.metadata, ids) if recipe.data.metadata else {}
+    data = {i: study.sessions.load(i, recipe.split_seed) for i in ids}
+    facts = ("n_trials", "n_units", "n_bins", "subject", "lab", "date", "mean_rate_hz")
+    truth = read_truth(study.sessions.path)
+    return {
+        "schema": SCHEMA,
+        "name": recipe.name,
+        "identity": dict(identity),
+        "heldout": list(layout.heldout),
+        "pool": list(layout.pool),
+        "n_pool": len(layout.pool),
+        "seeds": list(layout.seeds),
+        "split_seeds": list(layout.split_seeds),
+        "orders": list(recipe.study.orders),
+        "shuffles": recipe.study.shuffles,
+        "sizes": list(layout.sizes),
+        "top": recipe.study.top,
+        "preset": recipe.preset,
+        "settings": recipe.settings.model_dump(mode="json"),
+        "controls": recipe.controls.model_dump(mode="json"),
+        "sessions": {
+            i: {
+                **{name: getattr(d.meta, name) for name in facts},
+                **more.get(i, {}),
+                "trainval_hash": d.trainval_hash,
+                "test_hash": d.test_hash,
+            }
+            for i, d in data.items()
+        },
+        "splits": {
+            i: {name: len(getattr(d.split, name)) for name in ("train", "validation", "test")} for i, d in data.items()
+        },
+        "truth": truth and {"closeness": truth["closeness"], "bad": truth["bad"]},
+    }
+
+
+# Runs to results ------------------------------------------------------------------------------------------------------
+
+
+def _ready(study: Study, orders: Orders) -> list[RunSpec]:
+    """The runs of all cells whose sessions are known, each once."""
+    finals = [cell.final for cell in cells(study.layout, orders) if cell.final is not None and cell.final.known]
+    wanted = [*finals, *transfer_jobs(study.layout)]
+    return list({spec.key: spec for job in wanted for spec in study.chain(job)}.values())
+
+
+def write_results(
+    study: Study,
+    folder: Path,
+    rankings: Mapping[tuple[int, str], Ranking],
+    store: RunStore,
+    outcomes: Mapping[str, Outcome],
+    whole_cost: Mapping[str, Any],
+) -> None:
+    """Write the tables from stored runs: a pure function of them, so the same runs give the same bytes."""
+    orders = {asked: ranking.order for asked, ranking in rankings.items()}
+    every = cells(study.layout, orders)
+    write_rows(folder / TABLE_FILE, (row for cell in every for row in _rows(study, cell, store, outcomes)))
+    finals = {study.spec(cell.final).key for cell in every if cell.final is not None}
+    done = sorted(key for key in finals if outcomes[key].state == "done")
+    write_gains(folder / GAINS_FILE, {key: _gains(store, key) for key in done})
+    if study.layout.recipe.controls.transfer_matrix:
+        write_transfer(folder / TRANSFER_FILE, _transfer_rows(study, store, outcomes))
+    keys = sorted(outcomes)
+    environments = {
+        canonical_json(e): e for e in (store.result(k)["environment"] for k in keys if _has_result(outcomes[k]))
+    }
+    write_json(
+        folder / ABOUT_FILE,
+        {
+            "schema": SCHEMA,
+            "rankings": [ranking_folder(Path(), ranking.document).as_posix() for ranking in rankings.values()],
+            "openings": len([key for key in finals if (ledger_folder(store) / f"{key}.json").exists()]),
+            "final_evaluations": len(finals),
+            "cost": whole_cost,
+            "environments": [environments[name] for name in sorted(environments)],
+        },
+    )
+
+
+def _has_result(outcome: Outcome) -> bool:
+    return outcome.state in ("done", "diverged")
+
+
+def _rows(study: Study, cell: Cell, store: RunStore, outcomes: Mapping[str, Outcome]) -> Iterable[Row]:
+    """A row for each metric on test and on validation trials."""
+    chain = study.chain(cell.final) if cell.final else []
+    bad = next((outcomes[spec.key] for spec in chain if outcomes[spec.key].state != "done"), None)
+    state, reason = (bad.state, bad.reason) if bad else ("missing" if cell.missing else "done", cell.missing)
+    results = [store.result(spec.key) if _has_result(outcomes[spec.key]) else {} for spec in chain]
+    steps = {spec.kind: result.get("steps") for spec, result in zip(chain, results, strict=True)}
+    tokens = [result["tokens"] for result in results if result]
+    for part, at in (("test", -1), ("validation", -2)):
+        for metric in METRICS:
+            yield Row(
+                split_seed=cell.split_seed,
+                heldout=cell.heldout,
+                arm=cell.arm,
+                variant=cell.variant,
+                size=cell.size,
+                draw=cell.draw,
+                seed=cell.seed,
+                part=part,
+                metric=metric,
+                value=results[at].get(metric) if state == "done" else None,
+                state=state,
+                reason=reason,
+                n_sessions=len(cell.sessions),
+                trials=sum(study.layout.trials[i][0] for i in cell.sessions) if cell.sessions else None,
+                pretrain_steps=steps.get("pretrain"),
+                finetune_steps=steps.get("finetune", steps.get("baseline")),
+                tokens=sum(tokens) if state == "done" else None,
+                sessions=cell.sessions,
+                run=chain[-1].key if chain else None,
+                model=chain[-2].key if chain else None,
+            )
+
+
+def _gains(store: RunStore, key: str) -> tuple[np.ndarray, np.ndarray]:
+    store.result(key)  # verifies the folder
+    stored = read_tensors(store.folder(key) / "test.safetensors")
+    return stored["gain"], stored["spikes"]
+
+
+def _transfer_rows(study: Study, store: RunStore, outcomes: Mapping[str, Outcome]) -> Iterable[dict[str, Any]]:
+    """Validation scores of every core on every other session, held-out ones included."""
+    layout = study.layout
+    split = layout.recipe.split_seed
+    ranked = [
+        Job("finetune", (h,), seed, split, Job("pretrain", (source,), seed, split))
+        for h in layout.heldout
+        for source in layout.pool
+        for seed in layout.seeds
+    ]
+    for job in [*transfer_jobs(layout), *ranked]:
+        assert job.input is not None
+        chain = study.chain(job)
+        bad = next((outcomes[spec.key] for spec in chain if outcomes[spec.key].state != "done"), None)
+        yield {
+            "source": job.input.sessions[0],
+            "target": job.sessions[0],
+            "seed": job.seed,
+            "value": None if bad else float(store.result(chain[-1].key)["bps"]),
+            "state": bad.state if bad else "done",
+            "reason": bad.reason if bad else None,
+        }
+
+
+def _write_timing(folder: Path, store: RunStore, added: Mapping[str, Any], seconds: float) -> None:
+    """What depends on this command rather than on the study: seconds, runs it added, test trials opened again."""
+    ledger = sorted(ledger_folder(store).glob("*.json"))
+    repeated = {path.stem: record["attempts"] for path in ledger if (record := read_json(path))["attempts"] > 1}
+    about = {"seconds": seconds, "added": added, "collected_by": environment(), "repeated_openings": repeated}
+    write_json(folder / "timing.json", about)
