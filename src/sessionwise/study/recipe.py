@@ -24,7 +24,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -36,6 +36,7 @@ SECTIONS = ("model", "train", "finetune", "baseline", "evaluation")
 MAX_BYTES = 1_000_000
 
 Whole = Annotated[int, Field(ge=0)]
+Model = TypeVar("Model", bound=BaseModel)
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Span = tuple[float, float] | float
@@ -187,50 +188,78 @@ def make_recipe(value: Mapping[str, Any], where: str = "recipe") -> Recipe:
     Raises UsageError (or Problems, all of them at once) for unknown keys, with the nearest known one, and for values
     of the wrong type or range.
     """
-    rest = {name: part for name, part in value.items() if name not in SECTIONS}
-    settings, problems = recipe_settings(value, where)
-    problems += _strictly(Recipe, {**rest, "settings": settings.model_dump()}, where)[1]
-    if "settings" in value:
-        problems.append(UsageError(where, "unknown key 'settings'", "the sections " + ", ".join(SECTIONS)))
+    recipe, problems = try_recipe(value, where)
     raise_all(problems)
-    recipe, _ = _strictly(Recipe, {**rest, "settings": settings.model_dump()}, where)
-    assert isinstance(recipe, Recipe)
+    assert recipe is not None
     return recipe
 
 
-def recipe_settings(value: Mapping[str, Any], where: str) -> tuple[Settings, list[SessionwiseError]]:
-    """The preset's settings after the recipe's sections, or the preset's own and what is wrong with the sections."""
-    name, problems = value.get("preset", "small"), []
+def try_recipe(value: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe | None, list[SessionwiseError]]:
+    """The recipe and what is wrong with it; the recipe is then what is left without the wrong keys, if anything is.
+
+    So that a leak is found in a recipe that also has a misspelt key, and both are said at once.
+    """
+    problems: list[SessionwiseError] = []
+    rest: dict[str, Any] = deepcopy({name: part for name, part in value.items() if name not in SECTIONS})
+    name = rest.get("preset", "small")
     if not isinstance(name, str) or name not in PRESETS:
         needed = f"one of {', '.join(PRESETS)}"
         problems.append(UsageError(f"{where}: preset", f"{name!r}", needed, nearest(str(name), PRESETS)))
-        name = "small"
-    base = PRESETS[name]
-    values = base.model_dump()
+        name = rest["preset"] = "small"
+    if "settings" in rest:
+        problems.append(UsageError(where, "unknown key 'settings'", f"the sections {', '.join(SECTIONS)}"))
+    settings = _sections(value, name, where, problems)
+    if isinstance(value.get("split_seed"), int):
+        settings["split_seed"] = value["split_seed"]
+    checked = validate_strictly(Settings, settings, where, problems)
+    rest["settings"] = (checked or PRESETS[name]).model_dump()
+    return validate_strictly(Recipe, rest, where, problems), problems
+
+
+def _sections(value: Mapping[str, Any], preset: str, where: str, problems: list[SessionwiseError]) -> dict[str, Any]:
+    """The preset's values with those of the recipe's sections."""
+    values = PRESETS[preset].model_dump()
     for section in SECTIONS:
         part = value.get(section, {})
-        if not isinstance(part, Mapping):
-            problems.append(UsageError(f"{where}: {section}", f"{part!r}", f"a section [{section}]"))
+        if isinstance(part, Mapping):
+            values[section] = {**values[section], **deepcopy(dict(part))}
         else:
-            values[section] = {**values[section], **part}
-    if isinstance(value.get("split_seed"), int):
-        values["split_seed"] = value["split_seed"]
-    settings, wrong = _strictly(Settings, values, where)
-    return (settings if isinstance(settings, Settings) else base), [*problems, *wrong]
+            problems.append(UsageError(f"{where}: {section}", f"{part!r:.80}", f"a section [{section}]"))
+    return values
 
 
-def _strictly(
-    model: type[BaseModel], value: Mapping[str, Any], where: str
-) -> tuple[BaseModel | None, list[SessionwiseError]]:
-    """Validate as JSON, where a text is no number and a list is a tuple; the model or every problem."""
-    try:
-        text = canonical_json(value)
-    except (TypeError, ValueError) as error:
-        return None, [UsageError(where, f"holds a value that is no text, number or list ({error})", "plain values")]
-    try:
-        return model.model_validate_json(text, strict=True), []
-    except ValidationError as error:
-        return None, list(_problems(error, where, model))
+def validate_strictly(
+    model: type[Model], value: dict[str, Any], where: str, problems: list[SessionwiseError]
+) -> Model | None:
+    """Validate as JSON, where a text is no number and a list is a tuple.
+
+    Every problem is added to ``problems``, and its key taken out of ``value``: the model of what is left comes back, or
+    None where nothing can be made of it.
+    """
+    for _ in range(3):
+        try:
+            return model.model_validate_json(canonical_json(value), strict=True)
+        except (TypeError, ValueError, RecursionError) as error:
+            if not isinstance(error, ValidationError):
+                found = f"holds a value that is no text, number or list ({error})"
+                problems.append(UsageError(where, found, "plain values"))
+                return None
+            problems += _problems(error, where, model)
+            for entry in error.errors():
+                _drop(value, entry["loc"])
+    return None
+
+
+def _drop(value: dict[str, Any], place: tuple[int | str, ...]) -> None:
+    """Take out a key, and of a list the whole list."""
+    *sections, name = [part for part in place if isinstance(part, str) and not _is_union_member(part)] or [""]
+    for section in sections:
+        inner = value.get(section)
+        if not isinstance(inner, dict):
+            value.pop(section, None)
+            return
+        value = inner
+    value.pop(name, None)
 
 
 def _problems(error: ValidationError, where: str, model: type[BaseModel]) -> list[SessionwiseError]:

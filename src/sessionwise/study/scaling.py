@@ -9,7 +9,7 @@ Every training is a stored run, so the same call goes on after any interruption,
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from sessionwise.analysis.results import (
 from sessionwise.data.metadata import read_metadata
 from sessionwise.data.simulate import read_truth, simulate_pool, write_truth
 from sessionwise.data.store import SessionStore, create_store, open_store
-from sessionwise.errors import UsageError
+from sessionwise.errors import Problems, SessionwiseError, UsageError, raise_all
 from sessionwise.io.files import TMP_PREFIX, canonical_json, read_json, write_json
 from sessionwise.io.tensors import read_tensors
 from sessionwise.runs.launch import Outcome, execute, pending
@@ -50,7 +50,7 @@ from sessionwise.selection.ranking import (
 )
 from sessionwise.study.cells import Cell, Job, Orders, cells, transfer_jobs, unknown_orders
 from sessionwise.study.layout import Layout, lay_out
-from sessionwise.study.recipe import Recipe
+from sessionwise.study.recipe import Recipe, changed, read_recipe_file, try_recipe
 from sessionwise.training.jobs import (
     WORK,
     baseline_spec,
@@ -163,6 +163,22 @@ def run_study(
     added = cost([spec for spec in specs if spec.key in missing], runs)
     _write_timing(folder, runs, added, time.monotonic() - started)
     return folder
+
+
+def open_recipe(path: str | Path, changes: Sequence[str] = (), store: str | Path | None = None) -> Recipe:
+    """Read a recipe and name everything that is wrong with it and with its sessions in one answer, leakage first."""
+    recipe, problems = try_recipe(changed(read_recipe_file(path), changes), str(path))
+    place = store or (recipe.data.store if recipe else None)
+    if problems and recipe and place and recipe.data.simulate is None:
+        try:
+            lay_out(recipe, open_store(place))
+        except Problems as error:
+            problems += error.problems
+        except SessionwiseError as error:
+            problems.append(error)
+    raise_all(problems)
+    assert recipe is not None
+    return recipe
 
 
 def prepare(recipe: Recipe, folder: Path, store: str | Path | None = None) -> Study:
