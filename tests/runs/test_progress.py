@@ -104,3 +104,16 @@ def test_a_terminal_gets_the_table_and_a_file_lines():
 
     assert isinstance(make_progress(Terminal()), LiveProgress)
     assert isinstance(make_progress(io.StringIO()), LineProgress)
+
+
+def test_the_next_stage_of_a_command_counts_its_own_runs_and_keeps_the_pace():
+    clock = Clock()
+    progress, runs = Progress(clock), [spec(1), spec(2)]
+    progress.begin(runs[:1], workers=1)
+    progress.start(runs[0])
+    clock.now += 50
+    progress.event(runs[0], {"step": 1, "steps": 100})
+    progress.finish(runs[0], done(runs[0], state="diverged"))
+    progress.begin(runs, workers=1)
+    assert (progress.total["pretrain"], progress.finished_by_kind["pretrain"], progress.failed) == (2, 0, 0)
+    assert progress.seconds_left() is not None

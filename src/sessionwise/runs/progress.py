@@ -56,8 +56,9 @@ class Progress:
         self._workers = 1
 
     def begin(self, specs: Sequence[RunSpec], workers: int) -> None:
-        """The command's runs, and how many are computed at a time."""
+        """The runs of a command or of its next stage, and how many are computed at a time; the pace is kept."""
         self.total = Counter(spec.kind for spec in specs)
+        self.finished_by_kind, self.failed = Counter(), 0
         self._open = {spec.key: spec for spec in specs}
         self._workers = workers
         self.show()
