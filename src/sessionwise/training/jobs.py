@@ -43,6 +43,7 @@ from sessionwise.training.loop import (
     train,
 )
 from sessionwise.training.presets import Settings
+from sessionwise.training.references import GLMSettings, PSTHSettings, candidates_of
 
 WORK = "sessionwise.training.jobs:run"
 RANDOM_CORE = "random"
@@ -85,6 +86,39 @@ def evaluate_spec(sessions: SessionStore, heldout: str, model: RunSpec, settings
         where={"store": str(sessions.path.absolute())},
         label=f"evaluate {model.label}",
         steps=1,
+    )
+
+
+def reference_spec(
+    sessions: SessionStore,
+    heldout: str,
+    name: str,
+    settings: Settings,
+    seed: int = 0,
+    options: PSTHSettings | GLMSettings | None = None,
+) -> RunSpec:
+    """A reference predictor of ``heldout``: ``name`` is "psth" or "glm", ``options`` are its own settings.
+
+    The NDT's settings are not in its key, but for the objective (which bins are hidden) and the ratio of masked bins.
+    """
+    kinds = {"psth": PSTHSettings, "glm": GLMSettings}
+    if name not in kinds:
+        raise UsageError("reference", f"{name!r}", f"one of {', '.join(kinds)}")
+    chosen = options or (PSTHSettings() if name == "psth" else GLMSettings(mask_ratio=settings.train.mask_ratio))
+    if not isinstance(chosen, kinds[name]):
+        raise UsageError(f"options of {name}", type(chosen).__name__, kinds[name].__name__)
+    own: dict[str, Any] = {name: chosen.model_dump()}
+    if name == "glm":
+        own["objective"] = settings.model.objective
+    data = sessions.load(heldout, settings.split_seed)
+    return RunSpec(
+        kind=name,
+        settings={**own, "evaluation": settings.evaluation.model_dump(), "split_seed": settings.split_seed},
+        sessions={heldout: data.trainval_hash},
+        seed=seed,
+        where={"store": str(sessions.path.absolute())},
+        label=f"{name} {heldout}",
+        steps=candidates_of(chosen),
     )
 
 
