@@ -158,6 +158,16 @@ class NDT(nn.Module):
         self.session_embeddings = nn.ParameterDict()
         self.session_ids: dict[str, int] = {}  # id -> number of units
 
+    @property
+    def objective(self) -> str:
+        """Which bins are hidden when a bin is predicted (protocol B1)."""
+        return self.config.objective
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.core.positions.device
+
     def add_session(self, session_id: str, n_units: int, mean_counts: Tensor | None = None) -> None:
         """Give a session fresh stitchers and a fresh session embedding.
 

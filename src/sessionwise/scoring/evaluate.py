@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,10 +19,32 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sessionwise.errors import DataError
 from sessionwise.model.masking import fold_of_bins, tail_mask
-from sessionwise.model.ndt import NDT
 from sessionwise.scoring.likelihood import RATE_FLOOR, mean_over_units, null_rates, pooled_bits, unit_bits
 
 _TRIALS_AT_ONCE = 64
+
+
+class Predictor(Protocol):
+    """What can be scored: an NDT, or a reference predictor."""
+
+    @property
+    def objective(self) -> str:
+        """``"masked_causal"``: the scored bins are hidden; ``"next_step"``: bin t is predicted from all before it."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where counts and masks have to be."""
+        ...
+
+    def log_rates_at(
+        self, bins: torch.Tensor, counts: torch.Tensor, masked: torch.Tensor, session_id: str
+    ) -> torch.Tensor:
+        """Log rates (M, N) of ``bins`` (K, T) bool, in row order; counts (K, T, N), masked (K, T) bool.
+
+        The counts of masked bins and of bins after the predicted one must not matter.
+        """
+        ...
 
 
 class EvaluationSettings(BaseModel):
@@ -101,14 +123,14 @@ class Scorer:
         folds = [fold_of_bins(session_id, n_session_trials, n_bins, settings.folds, draw)[rows] for draw in draws]
         self.fold_masks = [torch.from_numpy(fold == f) for fold in folds for f in range(settings.folds)]
 
-    def forward_prediction(self, model: NDT) -> Evaluation:
+    def forward_prediction(self, model: Predictor) -> Evaluation:
         """The k-fold score: every bin is scored once a draw (``next_step`` needs no mask: one pass scores all bins)."""
-        if model.config.objective == "next_step":
+        if model.objective == "next_step":
             nothing = torch.zeros(self.counts.shape[:2], dtype=torch.bool)
             return self._score(model, [(nothing, ~nothing)], self.null)
         return self._score(model, [(mask, mask) for mask in self.fold_masks], self.null, self.settings.fold_draws)
 
-    def tail(self, model: NDT) -> Evaluation:
+    def tail(self, model: Predictor) -> Evaluation:
         """The tail score: the last k bins predicted at once from the bins before them; null rates are theirs (B4)."""
         K, T, _ = self.counts.shape
         mask = torch.from_numpy(tail_mask(K, T, self.tail_bins))
@@ -121,10 +143,10 @@ class Scorer:
 
     @torch.no_grad()
     def _score(
-        self, model: NDT, masks: Sequence[tuple[torch.Tensor, torch.Tensor]], null: np.ndarray, draws: int = 1
+        self, model: Predictor, masks: Sequence[tuple[torch.Tensor, torch.Tensor]], null: np.ndarray, draws: int = 1
     ) -> Evaluation:
         K, T, N = self.counts.shape
-        device = model.core.positions.device
+        device = model.device
         sums = {name: np.zeros(shape) for name, shape in _shapes(K, T, N).items()}
         floor = torch.from_numpy(null).to(device)
         for start in range(0, K, _TRIALS_AT_ONCE):
