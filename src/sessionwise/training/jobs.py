@@ -3,16 +3,17 @@
     pretrain   all weights, on a set of sessions of the pool
     baseline   all weights from scratch, on the held-out session's training trials
     finetune   new stitchers for the held-out session around a frozen core (of a pretraining, or untrained: "random")
+    psth, glm  a reference predictor of the held-out session (`references.py`)
     evaluate   a trained model on the held-out session's *test* trials; the only job that opens them
 
-A specification says what is trained on which content; `run` is what a worker calls. Test trials never reach the first
-three: their keys hold the hash of training and validation trials only.
+A specification says what is trained on which content; `run` is what a worker calls. Test trials reach the last alone:
+the keys of all others hold the hash of training and validation trials only.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,15 @@ from sessionwise.io.files import write_json
 from sessionwise.io.tensors import write_tensors
 from sessionwise.model.checkpoint import load_model, mean_session_embedding, save_model
 from sessionwise.model.ndt import NDT, NDTConfig
+from sessionwise.model.streams import stream
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
 from sessionwise.runs.worker import Reporter
-from sessionwise.scoring.evaluate import Evaluation, EvaluationSettings, Scorer, horizon
+from sessionwise.scoring.evaluate import Evaluation, EvaluationSettings, Predictor, Scorer, horizon
 from sessionwise.scoring.likelihood import mean_over_units, pooled_bits, training_null_rates, unit_bits
 from sessionwise.training.batches import Batches
 from sessionwise.training.loop import (
+    CrossFit,
     FinetuneSettings,
     Trained,
     Training,
@@ -43,10 +46,20 @@ from sessionwise.training.loop import (
     train,
 )
 from sessionwise.training.presets import Settings
-from sessionwise.training.references import GLMSettings, PSTHSettings, candidates_of
+from sessionwise.training.references import (
+    Candidate,
+    GLMSettings,
+    PSTHSettings,
+    candidates_of,
+    glm_candidates,
+    load_reference,
+    psth_candidates,
+    save_reference,
+)
 
 WORK = "sessionwise.training.jobs:run"
 RANDOM_CORE = "random"
+REFERENCES: dict[str, type[PSTHSettings] | type[GLMSettings]] = {"psth": PSTHSettings, "glm": GLMSettings}
 
 
 # Specifications -------------------------------------------------------------------------------------------------------
@@ -101,12 +114,11 @@ def reference_spec(
 
     The NDT's settings are not in its key, but for the objective (which bins are hidden) and the ratio of masked bins.
     """
-    kinds = {"psth": PSTHSettings, "glm": GLMSettings}
-    if name not in kinds:
-        raise UsageError("reference", f"{name!r}", f"one of {', '.join(kinds)}")
+    if name not in REFERENCES:
+        raise UsageError("reference", f"{name!r}", f"one of {', '.join(REFERENCES)}")
     chosen = options or (PSTHSettings() if name == "psth" else GLMSettings(mask_ratio=settings.train.mask_ratio))
-    if not isinstance(chosen, kinds[name]):
-        raise UsageError(f"options of {name}", type(chosen).__name__, kinds[name].__name__)
+    if not isinstance(chosen, REFERENCES[name]):
+        raise UsageError(f"options of {name}", type(chosen).__name__, REFERENCES[name].__name__)
     own: dict[str, Any] = {name: chosen.model_dump()}
     if name == "glm":
         own["objective"] = settings.model.objective
@@ -154,6 +166,8 @@ def run(spec: RunSpec, store: RunStore, report: Reporter) -> None:
         "baseline": _from_scratch,
         "finetune": _finetune,
         "evaluate": _evaluate,
+        "psth": _reference,
+        "glm": _reference,
     }
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -228,7 +242,8 @@ def _train_and_commit(
     result = {**_outcome(trained), **about}
     arrays = {"gain": np.array(trained.history.gain), "spikes": trained.spikes}
     if trained.reason is None and len(data) == 1:
-        scores, chosen = _scores(trained, scorers[0], model, training.settings, with_tail=spec.kind != "pretrain")
+        gains = None if training.settings.keep == "last" else np.array(trained.history.gain)
+        scores, chosen = _scores(gains, trained.crossfit, scorers[0], model, with_tail=spec.kind != "pretrain")
         result, arrays = {**result, **scores}, {**arrays, "crossfit_gain": chosen}
 
     def write(folder: Path) -> None:
@@ -240,13 +255,56 @@ def _train_and_commit(
     store.commit(spec, result, write)
 
 
+def _reference(spec: RunSpec, store: RunStore, report: Reporter) -> None:
+    """Fit every candidate on the training trials, keep the best on validation, score it with the choice crossed."""
+    (data,) = load_sessions(spec)
+    scored = scorer(data, "validation", EvaluationSettings.model_validate(spec.settings["evaluation"]))
+    found, crossfit = [], CrossFit()
+    kept, best, reason = None, -np.inf, None
+    for number, candidate in enumerate(_candidates(spec, data), start=1):
+        evaluation = scored.forward_prediction(candidate.predictor)
+        if not np.isfinite(evaluation.bps):
+            reason = f"validation score {evaluation.bps:g} with {candidate.choice}"
+            break
+        found.append((candidate, evaluation))
+        crossfit.offer(number, evaluation)
+        if evaluation.bps > best:
+            kept, best = candidate, evaluation.bps
+        report({"step": number, "steps": max(spec.steps, number), "bps": evaluation.bps})
+    gains = np.array([evaluation.gain for _, evaluation in found])
+    about = {"train_trials": len(data.split.train), "environment": environment()}
+    if kept is None or reason is not None:
+        store.commit(spec, {"state": "diverged", "reason": reason, "steps": 0, "tokens": 0, "best_bps": None, **about})
+        return
+    scores, chosen = _scores(gains, crossfit, scored, kept.predictor)
+    last = found[-1][0]  # costs are those of all candidates: each goes on from the one before
+    cost = {"steps": last.steps, "tokens": last.tokens, "best_bps": best, "choice": kept.choice}
+    arrays = {"gain": gains, "spikes": found[0][1].spikes, "crossfit_gain": chosen}
+
+    def write(folder: Path) -> None:
+        save_reference(folder, kept.predictor)
+        write_tensors(folder / "validation.safetensors", arrays)
+        write_json(folder / "candidates.json", [{**c.choice, "bps": evaluation.bps} for c, evaluation in found])
+
+    store.commit(spec, {"state": "done", "reason": None, **cost, **about, **scores}, write)
+
+
+def _candidates(spec: RunSpec, data: SessionData) -> Iterator[Candidate]:
+    counts = data.counts("train")
+    if spec.kind == "psth":
+        return psth_candidates(data.id, counts, PSTHSettings.model_validate(spec.settings["psth"]))
+    settings = GLMSettings.model_validate(spec.settings["glm"])
+    rng = stream(spec.seed, *role_of(spec), "masks")
+    return glm_candidates(data.id, counts, settings, spec.settings["objective"], rng)
+
+
 def _evaluate(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     ((heldout, expected),) = spec.sessions.items()
     data = open_store(Path(spec.where["store"])).load(heldout, spec.settings["split_seed"])
     if data.test_hash != expected:
         raise IntegrityError(f"session {heldout}", "test trials changed since the plan was made", expected[:12])
     settings = EvaluationSettings.model_validate(spec.settings["evaluation"])
-    model = load_trained(store, spec.inputs["model"])
+    model = load_predictor(store, spec.inputs["model"])
     seal = TestSeal(ledger_folder(store), spec.key, f"final evaluation of {spec.label}")
     scored = scorer(data, "test", settings, data.open_test(seal))
     folds, tail = scored.forward_prediction(model), scored.tail(model)
@@ -276,13 +334,27 @@ def ledger_folder(store: RunStore) -> Path:
     return store.root.parent / "test-openings"
 
 
+def load_predictor(store: RunStore, key: str) -> Predictor:
+    """What a run left to be scored: a trained model or a reference predictor."""
+    if store.spec(key).kind not in REFERENCES:
+        return load_trained(store, key)
+    return load_reference(_finished(store, key))
+
+
 def load_trained(store: RunStore, key: str) -> NDT:
     """The trained model of a run, with its core from the run that it was built around."""
+    _finished(store, key)
     spec = store.spec(key)
-    if (state := store.state(key)) != "done":
-        raise UsageError(spec.label, f"is {state}", "a finished training", "Run the same command again")
+    if spec.kind in REFERENCES:
+        raise UsageError(spec.name, "is a reference predictor", "a trained model", "Use load_predictor")
     core = store.folder(spec.inputs["core"]) if "core" in spec.inputs else None
     return load_model(store.folder(key), core_from=core)
+
+
+def _finished(store: RunStore, key: str) -> Path:
+    if (state := store.state(key)) != "done":
+        raise UsageError(store.spec(key).name, f"is {state}", "a finished training", "Run the same command again")
+    return store.folder(key)
 
 
 def role_of(spec: RunSpec) -> tuple[str, ...]:
@@ -353,17 +425,20 @@ def _curve(trained: Trained) -> dict[str, Any]:
 
 
 def _scores(
-    trained: Trained, scored: Scorer, model: NDT, settings: TrainSettings, with_tail: bool
+    gains: np.ndarray | None, crossfit: CrossFit, scored: Scorer, model: Predictor, with_tail: bool = True
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Validation scores of one session, cross-fitted when its own trials chose the checkpoint (protocol B8)."""
+    """Validation scores of one session, cross-fitted when its own trials chose the checkpoint (protocol B8).
+
+    gains: (E, K) of what was chosen from, one row a checkpoint or candidate; None when nothing was chosen.
+    """
     folds = scored.forward_prediction(model)
     scores = _plain_scores(folds)
     if with_tail:
         scores |= _tail_scores(scored.tail(model), scored.tail_bins)
-    if settings.keep == "last" or min(folds.spikes[0::2].sum(), folds.spikes[1::2].sum()) == 0:
+    if gains is None or min(folds.spikes[0::2].sum(), folds.spikes[1::2].sum()) == 0:
         return {**scores, "cross_fitted": False}, folds.gain
-    gain = crossfit_gain(np.array(trained.history.gain), trained.spikes)
-    unit_gain = np.sum([part for part in trained.crossfit.unit_gain if part is not None], axis=0)
+    gain = crossfit_gain(gains, folds.spikes)
+    unit_gain = np.sum([part for part in crossfit.unit_gain if part is not None], axis=0)
     unit_mean, left_out = mean_over_units(unit_bits(unit_gain, folds.unit_spikes.sum(axis=0)))
     crossed = {
         "bps": pooled_bits(float(gain.sum()), float(folds.spikes.sum())),

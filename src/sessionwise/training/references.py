@@ -9,9 +9,28 @@ Axes: K trials, T bins, N units, P principal components, L lags, F covariates, R
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
+import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field
+from scipy.ndimage import gaussian_filter1d
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from sessionwise.errors import UsageError
+from sessionwise.io.files import read_json, write_json
+from sessionwise.io.tensors import read_tensors, write_tensors
+from sessionwise.model.masking import training_mask
+from sessionwise.scoring.likelihood import RATE_FLOOR
+
+_CHUNK = 4096  # rows, or bins of trials, held as 32-bit floats at once
+_LARGEST = 10.0  # log of the largest factor by which the past may change a rate
+_CLOSE = 0.1  # gradient, in posterior standard deviations, at which a unit's fit has arrived
+_TRAIN_FOLDS = 10
 
 Smoothing = Annotated[float, Field(ge=0, le=1000)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -54,3 +73,291 @@ def candidates_of(settings: PSTHSettings | GLMSettings) -> int:
     if isinstance(settings, GLMSettings):
         return len(settings.l2)
     return len(settings.smoothing) * len(settings.shrinkage)
+
+
+# Predictors -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class PSTH:
+    """The same rates in every trial. log_rates: (T, N) log expected counts per bin."""
+
+    session_id: str
+    log_rates: Tensor
+    objective: str = "masked_causal"
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return self.log_rates.device
+
+    def log_rates_at(self, bins: Tensor, counts: Tensor, masked: Tensor, session_id: str) -> Tensor:
+        """Log rates (M, N) of ``bins`` (K, T) bool; counts and masks do not matter."""
+        _same_session(self.session_id, session_id)
+        return self.log_rates[bins.nonzero(as_tuple=True)[1]]
+
+
+@dataclass(frozen=True, eq=False)
+class GLM:
+    """A PSTH times the exponential of a linear function of visible past bins.
+
+    log_rates: (T, N) of the PSTH; loadings: (N, P) counts to components; centre: (T, P) the components of the PSTH;
+    weights: (F, N), F = (P + 1) L + 1 covariates (``history``).
+    """
+
+    session_id: str
+    log_rates: Tensor
+    loadings: Tensor
+    centre: Tensor
+    weights: Tensor
+    lags: int
+    objective: str = "masked_causal"
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return self.log_rates.device
+
+    def log_rates_at(self, bins: Tensor, counts: Tensor, masked: Tensor, session_id: str) -> Tensor:
+        """Log rates (M, N) of ``bins`` (K, T) bool, from unmasked bins of ``counts`` (K, T, N) before each."""
+        _same_session(self.session_id, session_id)
+        past = history(components(counts, self.loadings, self.centre), masked, self.lags)[bins]
+        return self.log_rates[bins.nonzero(as_tuple=True)[1]] + (past @ self.weights).clamp(max=_LARGEST)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A fit that validation trials may choose: what it was fitted with, and what that cost."""
+
+    choice: dict[str, float]
+    predictor: PSTH | GLM
+    steps: int
+    tokens: int
+
+
+def save_reference(folder: Path, predictor: PSTH | GLM) -> None:
+    """Write a predictor as safetensors and JSON."""
+    about: dict[str, Any] = {"session": predictor.session_id, "objective": predictor.objective}
+    tensors = {"log_rates": predictor.log_rates}
+    if isinstance(predictor, GLM):
+        about |= {"lags": predictor.lags}
+        tensors |= {name: getattr(predictor, name) for name in ("loadings", "centre", "weights")}
+    write_tensors(folder / "reference.safetensors", {name: tensor.numpy() for name, tensor in tensors.items()})
+    write_json(folder / "reference.json", about)
+
+
+def load_reference(folder: Path) -> PSTH | GLM:
+    """Read a predictor of a committed run."""
+    about: dict[str, Any] = read_json(folder / "reference.json")
+    tensors = {
+        name: torch.from_numpy(np.array(x)) for name, x in read_tensors(folder / "reference.safetensors").items()
+    }
+    if "lags" not in about:
+        return PSTH(about["session"], tensors["log_rates"], about["objective"])
+    return GLM(about["session"], **tensors, lags=about["lags"], objective=about["objective"])
+
+
+# PSTH -----------------------------------------------------------------------------------------------------------------
+
+
+def psth_candidates(session_id: str, counts: np.ndarray, settings: PSTHSettings) -> Iterator[Candidate]:
+    """A PSTH of the training ``counts`` (K, T, N) for each smoothing and shrinkage."""
+    total = counts.sum(axis=0, dtype=np.float64)
+    for smoothing in settings.smoothing:
+        for shrinkage in settings.shrinkage:
+            rates = psth_rates(total, len(counts), smoothing, shrinkage)
+            choice = {"smoothing": smoothing, "shrinkage": shrinkage}
+            yield Candidate(choice, PSTH(session_id, _log(rates)), 0, counts.shape[0] * counts.shape[1])
+
+
+def psth_rates(total: np.ndarray, n_trials: int, smoothing: float, shrinkage: float) -> np.ndarray:
+    """(T, N) expected counts per bin from ``total`` (T, N), the counts summed over ``n_trials``.
+
+    smoothing: SD of a Gaussian in bins, trials mirrored at their ends, so that each unit's mean stays. shrinkage:
+    weight of the unit's mean, to which half a spike is added: a unit without a training spike keeps a rate above 0.
+    """
+    rates = total / n_trials
+    if smoothing > 0:
+        rates = gaussian_filter1d(rates, smoothing, axis=0, mode="reflect")
+    mean = (total.sum(axis=0) + 0.5) / (n_trials * len(total))
+    return (1 - shrinkage) * rates + shrinkage * mean
+
+
+def crossvalidated_psth(counts: np.ndarray, settings: PSTHSettings | GLMSettings) -> np.ndarray:
+    """(T, N) rates of the PSTH whose smoothing and shrinkage predict left-out *training* trials best.
+
+    counts: (K, T, N). Trial k is in fold k mod 10. The log likelihood of Poisson counts needs sums over trials only.
+    """
+    total, folds = counts.sum(axis=0, dtype=np.float64), min(_TRAIN_FOLDS, len(counts))
+    left_out = [(counts[i::folds].sum(axis=0, dtype=np.float64), len(counts[i::folds])) for i in range(folds)]
+    best, chosen = -np.inf, (settings.smoothing[0], settings.shrinkage[0])
+    for smoothing in settings.smoothing:
+        for shrinkage in settings.shrinkage:
+            likelihood = 0.0
+            for held, n in left_out if folds > 1 else []:
+                rates = psth_rates(total - held, len(counts) - n, smoothing, shrinkage)
+                likelihood += float((held * np.log(np.maximum(rates, RATE_FLOOR)) - n * rates).sum())
+            if likelihood > best:
+                best, chosen = likelihood, (smoothing, shrinkage)
+    return psth_rates(total, len(counts), *chosen)
+
+
+# GLM ------------------------------------------------------------------------------------------------------------------
+
+
+def glm_candidates(
+    session_id: str, counts: np.ndarray, settings: GLMSettings, objective: str, rng: Generator
+) -> Iterator[Candidate]:
+    """A GLM fitted to the training ``counts`` (K, T, N) for each penalty, from the strongest down.
+
+    The offset is the PSTH that predicts left-out training trials best. Under ``masked_causal`` the likelihood is that
+    of bins hidden by masks drawn from ``rng``, under ``next_step`` that of all bins.
+    """
+    rates = torch.from_numpy(crossvalidated_psth(counts, settings)).clamp_min(RATE_FLOOR)
+    trials = torch.from_numpy(np.ascontiguousarray(counts))
+    loadings, centre = principal_components(trials, rates, settings.components)
+    lags = min(settings.lags, counts.shape[1] - 1)
+    rows = _rows(trials, components(trials, loadings, centre), lags, settings, objective, rng)
+    regression = Regression(*rows, rates.float(), rows_per_bin=len(rows[0]) / (counts.shape[0] * counts.shape[1]))
+    weights, steps = torch.zeros(rows[0].shape[1], counts.shape[2], dtype=torch.float64), 0
+    for l2 in sorted(settings.l2, reverse=True):
+        weights, taken = regression.fit(l2, weights, settings.iterations)
+        steps += taken
+        fitted = GLM(session_id, rates.log().float(), loadings, centre, regression.weights(weights), lags, objective)
+        yield Candidate({"l2": l2}, fitted, steps, steps * len(rows[0]))
+
+
+def principal_components(counts: Tensor, rates: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Loadings (N, P) of the largest ``n`` components of training counts about their PSTH, and the PSTH's own (T, P).
+
+    counts: (K, T, N); rates: (T, N). Units are scaled to unit Poisson variance, so that the shared part of the
+    variability stands out rather than the largest rates; components have unit variance, and a fixed sign.
+    """
+    K, T, N = counts.shape
+    scale = rates.mean(dim=0).clamp_min(0.5 / (K * T)).rsqrt()  # (N,)
+    covariance = torch.zeros(N, N, dtype=torch.float64)
+    for trials in counts.split(max(1, _CHUNK // T)):
+        rest = ((trials.double() - rates) * scale).float().flatten(0, 1)
+        covariance += (rest.T @ rest).double()
+    variance, vectors = torch.linalg.eigh(covariance / (K * T))
+    P = min(n, N)
+    variance, vectors = variance[-P:].flip(0), vectors[:, -P:].flip(1)
+    largest = vectors.abs().argmax(dim=0)
+    vectors = vectors * vectors[largest, torch.arange(P)].sign()
+    loadings = scale[:, None] * vectors / variance.clamp_min(1e-12).sqrt()
+    return loadings.float(), (rates @ loadings).float()
+
+
+def components(counts: Tensor, loadings: Tensor, centre: Tensor) -> Tensor:
+    """(K, T, P) components of counts (K, T, N) about the PSTH."""
+    T = counts.shape[1]
+    parts = [trials.float() @ loadings - centre for trials in counts.split(max(1, _CHUNK // T))]
+    return torch.cat(parts)
+
+
+def history(values: Tensor, masked: Tensor, lags: int) -> Tensor:
+    """(K, T, F) covariates of each bin: components of the L bins before it, 0 where masked; flags of masks; a 1.
+
+    values: (K, T, P); masked: (K, T) bool. F = (P + 1) L + 1. Bins before a trial's first count as seen and average.
+    """
+    seen = torch.cat([values.masked_fill(masked[..., None], 0), masked[..., None].to(values.dtype)], dim=-1)
+    past = F.pad(seen, (0, 0, lags, 0))[:, :-1].unfold(1, lags, 1)  # (K, T, P + 1, L): bin t holds t - L to t - 1
+    return F.pad(past.flatten(2), (0, 1), value=1.0)
+
+
+class Regression:
+    """Poisson regressions of all units on the same covariates, with an offset and a penalty on squared weights.
+
+    covariates: (R, F); counts: (R, N); time: (R,) bins, rows of ``rates`` (T, N). ``rows_per_bin``: rows for
+    each bin of the training trials; the likelihood is divided by it, so that more masks do not weaken the penalty.
+
+    Covariates are rotated to be uncorrelated, and each unit's weights scaled by the posterior standard deviation that
+    they would have at the offset: the problem is then close to round, and plain gradient steps arrive soon.
+    """
+
+    def __init__(self, covariates: Tensor, counts: Tensor, time: Tensor, rates: Tensor, rows_per_bin: float) -> None:
+        R = len(covariates)
+        gram = sum((part.T @ part).double() for part in covariates.split(_CHUNK)) / R
+        variance, self.rotation = torch.linalg.eigh(gram)
+        self.covariates = covariates @ self.rotation.float()
+        self.counts, self.time, self.rates, self.rows_per_bin = counts, time, rates, rows_per_bin
+        mean = torch.bincount(time, minlength=len(rates)).double() @ rates.double() / R  # (N,)
+        self.information = variance.clamp_min(0)[:, None] * mean * R / rows_per_bin  # (F, N) at the offset
+
+    def fit(self, l2: float, start: Tensor, iterations: int) -> tuple[Tensor, int]:
+        """Rotated weights (F, N) under one penalty, from ``start`` on, and the number of steps taken."""
+        deviation = (self.information + l2).rsqrt()
+
+        def loss(scaled: Tensor) -> tuple[Tensor, Tensor]:
+            weights = deviation * scaled
+            value, gradient = self._negative_gain(weights.float())
+            value = value / self.rows_per_bin + 0.5 * l2 * weights.square().sum(dim=0)
+            return value, deviation * (gradient / self.rows_per_bin + l2 * weights)
+
+        scaled, steps = minimise(loss, start / deviation, iterations)
+        return deviation * scaled, steps
+
+    def weights(self, rotated: Tensor) -> Tensor:
+        """(F, N) weights of the covariates as they came."""
+        return (self.rotation @ rotated).float()
+
+    def _negative_gain(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) what each unit's log likelihood loses against the offset, and its gradient (F, N)."""
+        value, gradient = torch.zeros(weights.shape[1], dtype=torch.float64), torch.zeros_like(weights).double()
+        for rows in torch.arange(len(self.covariates)).split(_CHUNK):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            covariates, counts, offset = self.covariates[part], self.counts[part].float(), self.rates[self.time[part]]
+            change = (covariates @ weights).clamp_(max=_LARGEST)
+            more = torch.expm1(change).mul_(offset)
+            value += (more - counts * change).sum(dim=0).double()
+            gradient += (covariates.T @ more.add_(offset).sub_(counts)).double()
+        return value, gradient
+
+
+def minimise(loss: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, iterations: int) -> tuple[Tensor, int]:
+    """Minimise separate convex losses, one a column: gradient steps of Barzilai and Borwein's length.
+
+    loss: (F, N) -> values (N,) and gradient (F, N). A step that does not lower a column's loss is not taken, and a
+    quarter of it tried next. Returns the point and the number of steps, at most ``iterations``.
+    """
+    at, (value, gradient) = start, loss(start)
+    length = torch.ones_like(value)
+    for step in range(iterations):
+        if bool((gradient.norm(dim=0) < _CLOSE).all()):
+            return at, step
+        tried = at - length * gradient
+        new_value, new_gradient = loss(tried)
+        lower = new_value <= value  # False for NaN
+        moved, turned = tried - at, new_gradient - gradient
+        curved = (moved * turned).sum(dim=0)
+        natural = (moved * moved).sum(dim=0) / curved.clamp_min(1e-300)
+        length = torch.where(lower & (curved > 0), natural.clamp(1e-3, 1e3), length / 4)
+        at, value = torch.where(lower, tried, at), torch.where(lower, new_value, value)
+        gradient = torch.where(lower, new_gradient, gradient)
+    return at, iterations
+
+
+def _rows(
+    counts: Tensor, values: Tensor, lags: int, settings: GLMSettings, objective: str, rng: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Covariates (R, F), counts (R, N) and bins (R,) that the likelihood is taken over."""
+    K, T, _ = counts.shape
+    if objective == "next_step":
+        draws = [(torch.zeros(K, T, dtype=torch.bool), torch.ones(K, T, dtype=torch.bool))]
+    else:
+        draws = []
+        while len(draws) < settings.draws and sum(int(scored.sum()) for _, scored in draws) < settings.rows:
+            masked = training_mask(K, T, settings.mask_ratio, rng)
+            draws.append((masked, masked))
+    covariates = torch.cat([history(values, masked, lags)[scored] for masked, scored in draws])
+    time = torch.cat([scored.nonzero(as_tuple=True)[1] for _, scored in draws])
+    return covariates, torch.cat([counts[scored] for _, scored in draws]), time
+
+
+def _log(rates: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.log(np.maximum(rates, RATE_FLOOR))).float()
+
+
+def _same_session(own: str, asked: str) -> None:
+    if own != asked:
+        raise UsageError(f"session {asked}", "has no rates in this predictor", f"session {own}")
