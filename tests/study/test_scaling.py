@@ -35,7 +35,7 @@ def recipe(toy_settings):
                 "sizes": [1, 2, "all"],
                 "top": 2,
                 "shuffles": 2,
-                "references": [],
+                "references": ["psth", "glm"],
             },
             "controls": {
                 "own_core": True,
