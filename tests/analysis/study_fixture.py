@@ -46,8 +46,12 @@ CONTROL_LEVELS: dict[tuple[str, str], float] = {
     ("full_finetune", "reverse_ranked"): 0.160,
     ("minus_worst", "minus 2"): 0.159,
 }
+STEP_MATCHED_GAP = 0.003  # the top sessions minus all of them at equal steps
 # What each held-out session adds to every level, so that sessions differ and all differences between arms stay.
 SHIFT = (0.0, -0.02, 0.02, 0.01, -0.01)
+
+# How far apart the runs of an arm are, in units of ``spread``; other arms: 1.
+SPREADS = {"random": 2.0, "reverse_ranked": -1.5}
 
 Level = Callable[[int, str, str, int | None], float]
 Broken = Mapping[tuple[str, str, int | None, int], tuple[str, str]]
@@ -75,7 +79,8 @@ def level_of(levels: Mapping[str, Sequence[float]], sizes: Sequence[int]) -> Lev
 
     def level(h: int, arm: str, variant: str, size: int | None) -> float:
         base = levels[arm][list(sizes).index(int(size or 0))] if arm in levels else CONTROL_LEVELS[arm, variant]
-        return base + SHIFT[h]
+        every = arm == "step_matched" and size == max(sizes)
+        return base + SHIFT[h] - (STEP_MATCHED_GAP if every else 0.0)
 
     return level
 
@@ -107,10 +112,10 @@ class Maker:
     ) -> None:
         """Runs of one cell; units: (draw, seed) of each; the offsets of the runs add up to nothing."""
         for index, (draw, seed) in enumerate(units):
-            offset = self.spread * (index - (len(units) - 1) / 2)
+            offset = self.spread * SPREADS.get(same_run or arm, 1.0) * (index - (len(units) - 1) / 2)
             run = f"{same_run or arm}|{variant}|{size}|{0 if same_run else draw}|{seed}|{heldout}|{split_seed}"
             state, reason = self.broken.get((heldout, arm, size, index), ("done", None))
-            chosen = tuple(sessions(draw))
+            chosen = tuple(sorted(sessions(draw)))
             known = self.study["sessions"]
             trials = sum(known[s]["n_trials"] for s in chosen) if chosen else None
             for part, value in (("test", level), ("validation", level if validation is None else validation)):

@@ -33,8 +33,8 @@ class Cell:
 
     ``values`` (n,) test scores in bits per spike of the ``n`` of ``asked`` runs that have one, ``labels`` (n,) their
     seeds or shuffles; ``mean`` is None with a ``reason`` where it is refused; ``sd`` over the runs, None with fewer
-    than two; ``numbers``: means over the runs of trials, steps and tokens, ``run_trials`` (n,) those of each run; ``gains`` (n, K) nats and ``spikes`` (K,) of
-    the test trials, None where they are not stored or for an average.
+    than two; ``numbers``: means over the runs of trials, steps and tokens, ``run_trials`` (n,) the trials of each;
+    ``gains`` (n, K) nats and ``spikes`` (K,) of the test trials, None where they are not stored or for an average.
     """
 
     heldout: str | None
@@ -250,7 +250,7 @@ def _test_mean(cell: Cell) -> float | None:
 def _once(rows: Iterable[Row], *, by_seed: bool) -> list[Row]:
     """Each run once, in the order of its draw and seed; one that is done before one that is not."""
     kept: dict[tuple[int, int], Row] = {}
-    for row in sorted(rows, key=lambda row: (row.draw, row.seed, row.state != "done")):
+    for row in sorted(rows, key=lambda row: (row.draw, row.seed, row.state != "done", row.arm)):
         kept.setdefault((0 if by_seed else row.draw, row.seed), row)
     return [kept[key] for key in sorted(kept)]
 
