@@ -25,7 +25,7 @@ from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import FAILED, LOST, RAISED, RunStore
 from sessionwise.runs.worker import STOP_SIGNALS, Reporter, load_work, perform, unpack_error
 
-__all__ = ["Outcome", "execute", "pending"]
+__all__ = ["Outcome", "execute", "pending", "runs_at_a_time"]
 
 MAX_ATTEMPTS = 3  # a run whose worker dies is retried at most twice in a command
 _POLL_S = 0.25
@@ -276,6 +276,11 @@ def _stop_signals(command: _Command) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def runs_at_a_time(on: str) -> int:
+    """How many runs ``execute`` does at a time; UsageError for an unknown ``on``."""
+    return max(1, _workers(on))
 
 
 def _workers(on: str) -> int:

@@ -50,18 +50,17 @@ def lay_out(recipe: Recipe, sessions: SessionStore) -> Layout:
     Raises every problem in one answer, leakage first: a held-out session in the pool, by id or by content; unknown
     or repeated ids; sizes beyond the pool; controls that need more than there is.
     """
-    heldout = list(recipe.data.heldout)
+    heldout, named = _named_sessions(recipe)
     problems: list[SessionwiseError] = []
     pool: list[str] = []
     try:
-        pool = choose_pool(sessions, heldout, _plain(recipe.data.pool))
+        pool = choose_pool(sessions, heldout, named)
     except Problems as error:
         problems += error.problems
     except SessionwiseError as error:
         problems.append(error)
     if not pool:  # sizes can still be judged against the pool as it was named
-        named = recipe.data.pool
-        pool = sorted({i for i in named if i in sessions} if isinstance(named, tuple) else set(sessions) - {*heldout})
+        pool = sorted({i for i in named if i in sessions} if isinstance(named, list) else set(sessions) - {*heldout})
     problems += design_problems(recipe, len(heldout), len(pool))
     raise_all(problems)
     infos = {i: sessions.info(i) for i in (*pool, *heldout)}
@@ -91,7 +90,8 @@ def lay_out_manifest(recipe: Recipe) -> Layout:
     problems += design_problems(recipe, len(heldout), len(pool))
     raise_all(problems)
     trials = {i: (listed[i].trials, 8 * listed[i].trials // 10) for i in (*pool, *heldout)}
-    return Layout(recipe, heldout, pool, whole_sizes(recipe, len(pool)), trials)
+    notes = tuple(f"Left out: {entry.eid}, {entry.dropped}" for entry in manifest() if entry.dropped)
+    return Layout(recipe, heldout, pool, whole_sizes(recipe, len(pool)), trials, notes)
 
 
 def whole_sizes(recipe: Recipe, n_pool: int) -> tuple[int, ...]:
@@ -164,5 +164,11 @@ def _problem(where: str, found: str, needed: str, remedy: str = "") -> UsageErro
     return UsageError(f"recipe: {where}", found, needed, remedy)
 
 
-def _plain(pool: str | tuple[str, ...] | None) -> str | list[str] | None:
-    return list(pool) if isinstance(pool, tuple) else pool
+def _named_sessions(recipe: Recipe) -> tuple[list[str], str | list[str] | None]:
+    """Held-out sessions and pool as the recipe names them; what it leaves out is its manifest's, if it has one."""
+    heldout, pool = recipe.data.heldout, recipe.data.pool
+    if recipe.data.manifest is not None:
+        heldout = heldout or default_heldout()
+        if pool is None:
+            pool = tuple(entry.eid for entry in manifest() if entry.usable and entry.eid not in heldout)
+    return list(heldout), list(pool) if isinstance(pool, tuple) else pool
