@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from sessionwise.analysis import report
+from sessionwise.analysis import pages
 from sessionwise.analysis.report import report_of_study, write_report
 from sessionwise.analysis.tables import ranking_csv
 from sessionwise.errors import DataError, UsageError
@@ -42,7 +42,7 @@ class Parsed(HTMLParser):
 @pytest.fixture(autouse=True)
 def svg_alone(monkeypatch):
     """The page needs the SVG only; PDF and PNG take most of the time, and two tests look at them."""
-    monkeypatch.setattr(report, "FORMS", ("svg",))
+    monkeypatch.setattr(pages, "FORMS", ("svg",))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_figures_come_in_three_forms(hostile):
 
 
 def test_the_same_input_gives_the_same_bytes(make_ranking, make_comparison, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "FORMS", ("svg", "pdf", "png"))
+    monkeypatch.setattr(pages, "FORMS", ("svg", "pdf", "png"))
     trees = []
     for name in ("one", "two"):
         ranking = make_ranking(5, truth=True)

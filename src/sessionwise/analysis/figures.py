@@ -113,7 +113,7 @@ def scores(ranking: Ranking) -> Figure | None:
         return None
     if len(done) + len(missing) > MOST_ROWS:
         return _scores_along_x(ranking, done)
-    figure, axes = _new(6.0, 1.35 + 0.25 * (len(done) + len(missing)))
+    figure, axes = new_figure(6.0, 1.35 + 0.25 * (len(done) + len(missing)))
     for y, row in enumerate(done):
         _score_and_interval(axes, row, y, across=True)
     for y, row in enumerate(missing, start=len(done)):
@@ -136,7 +136,7 @@ def scores(ranking: Ranking) -> Figure | None:
 
 
 def _scores_along_x(ranking: Ranking, done: Sequence[Row]) -> Figure:
-    figure, axes = _new(6.0, 4.3)
+    figure, axes = new_figure(6.0, 4.3)
     for row in done:
         _score_and_interval(axes, row, row["rank"], across=False)
     _control_lines(axes, ranking, axes.axhline, axes.axhspan)
@@ -154,7 +154,7 @@ def differences(ranking: Ranking) -> Figure | None:
     rows = ranking.get("differences") or []
     if not rows:
         return None
-    figure, axes = _new(4.6, 0.75 + 0.34 * len(rows))
+    figure, axes = new_figure(4.6, 0.75 + 0.34 * len(rows))
     axes.axvline(0, color=INK, lw=0.9)
     judged = not has_one_seed(ranking)
     for y, row in enumerate(rows):
@@ -192,14 +192,14 @@ def seeds(ranking: Ranking) -> Figure | None:
     names, done = ranking.get("seeds") or [], done_rows(ranking)
     if len(names) < 2 or len(done) < 2:
         return None
-    figure, axes = _new(4.2, 3.6)
+    figure, axes = new_figure(4.2, 3.6)
     values = np.array([row["seed_scores"] for row in done], dtype=float)
     axes.axline((values.mean(),) * 2, slope=1, color=GREY, lw=0.9, ls=":", zorder=1)
     pairs = list(combinations(range(len(names)), 2))[: len(MARKERS)]
     for (i, j), marker, color in zip(pairs, MARKERS, (BLUE, RED, GREEN, ORANGE, SKY, INK), strict=False):
         look: dict[str, Any] = {"ls": "none", "marker": marker, "ms": 5, "mec": "white", "mew": 0.6, "color": color}
         axes.plot(values[:, i], values[:, j], label=f"seeds {names[i]} and {names[j]}", **look)
-    _nice_margins(axes)
+    nice_margins(axes)
     axes.grid()
     axes.set_xlabel(f"{SCORE}, seed {names[0]}" if len(pairs) == 1 else f"{SCORE}, first seed")
     axes.set_ylabel(f"{SCORE}, seed {names[1]}" if len(pairs) == 1 else f"{SCORE}, second seed")
@@ -212,12 +212,12 @@ def horizon(ranking: Ranking) -> Figure | None:
     """Score against the number of bins predicted ahead."""
     known = ranking.get("horizon") or {}
     steps = known.get("steps_ahead") or []
-    lines = [(n, t, s) for n, t, s in _HORIZON if len(known.get(n) or ()) == len(steps) and _some(known[n])]
+    lines = [(n, t, s) for n, t, s in _HORIZON if len(known.get(n) or ()) == len(steps) and some(known[n])]
     if not steps or not lines:
         return None
-    figure, axes = _new(4.2, 3.4)
+    figure, axes = new_figure(4.2, 3.4)
     for name, text, look in lines:
-        axes.plot(steps, _gaps(known[name]), label=text, ms=4.5, **look)
+        axes.plot(steps, gaps(known[name]), label=text, ms=4.5, **look)
     axes.axhline(0, color=GREY, lw=0.7)
     axes.set_xticks(steps if len(steps) <= 12 else steps[:: len(steps) // 10])
     axes.grid(axis="y")
@@ -236,19 +236,19 @@ _HORIZON: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 def curves(ranking: Ranking) -> Figure | None:
     """Validation curves: pretraining of each core on its own session; everything trained on the held-out session."""
-    known = [curve for curve in ranking.get("curves") or [] if _some(curve["bps"])]
+    known = [curve for curve in ranking.get("curves") or [] if some(curve["bps"])]
     own = [curve for curve in known if curve["kind"] == "pretrain"]
     heldout = [curve for curve in known if curve["kind"] != "pretrain"]
-    panels = [(t, some) for t, some in (("pretraining, own session", own), ("held-out session", heldout)) if some]
+    panels = [(t, part) for t, part in (("pretraining, own session", own), ("held-out session", heldout)) if part]
     if not panels:
         return None
     figure = Figure(figsize=(3.0 * len(panels), 3.4) if len(panels) > 1 else (4.2, 3.4), layout="constrained")
     best = best_core(done_rows(ranking))
-    for axes, (title, some) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
-        for curve in sorted(some, key=lambda c: _curve_look(c, best)["zorder"]):
-            axes.plot(curve["step"], _gaps(curve["bps"]), **_curve_look(curve, best))
+    for axes, (title, part) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        for curve in sorted(part, key=lambda c: curve_look(c, best)["zorder"]):
+            axes.plot(curve["step"], gaps(curve["bps"]), **curve_look(curve, best))
         axes.set_title(title, fontsize=8.5, loc="left")
-        axes.set_ylim(bottom=_low_end([curve["bps"] for curve in some]))
+        axes.set_ylim(bottom=low_end([curve["bps"] for curve in part]))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.grid(axis="y")
         axes.set_xlabel("optimiser step")
@@ -262,7 +262,7 @@ def comparison(result: Mapping[str, Any]) -> Figure | None:
     arms = [arm for arm in result.get("arms") or [] if arm.get("bps") is not None]
     if not arms:
         return None
-    figure, axes = _new(4.6, 1.15 + 0.36 * len(arms))
+    figure, axes = new_figure(4.6, 1.15 + 0.36 * len(arms))
     for y, arm in enumerate(arms):
         color = INK if arm["name"] == "baseline" else BLUE
         if arm.get("sd") is not None:
@@ -286,11 +286,17 @@ def overlap(result: Mapping[str, Any]) -> Figure | None:
 
     result: one entry of ``summary.overlap_between_heldout``.
     """
-    curve = result["curve"]
-    if curve is None:
-        return None
-    figure, axes = _new(4.2, 3.4)
+    return None if result["curve"] is None else overlap_curve(result["curve"], len(result["heldout"]))
+
+
+def overlap_curve(curve: Mapping[str, Any], n_heldout: int) -> Figure:
+    """Fig. A2 from its curve; with ``quality_low`` and ``quality_high`` the band under a shared quality too."""
+    figure, axes = new_figure(4.2, 3.6 if curve.get("quality_low") else 3.4)
     k = curve["k"]
+    if curve.get("quality_low"):
+        look: dict[str, Any] = {"facecolor": "none", "edgecolor": SKY, "hatch": "////", "lw": 0}
+        band = curve["quality_low"], curve["quality_high"]
+        axes.fill_between(k, *band, label="95 % band, shared quality + noise", **look)
     axes.fill_between(k, curve["low"], curve["high"], color=PALE, lw=0, label="95 % band by chance")
     axes.plot(k, curve["expected"], color=GREY, ls="--", label="expected by chance")
     axes.plot(k, k, color=GREY, lw=0.9, ls=":", label="identical orders")
@@ -299,7 +305,7 @@ def overlap(result: Mapping[str, Any]) -> Figure | None:
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid()
     axes.set_xlabel("k")
-    axes.set_ylabel(f"sessions in all {len(result['heldout'])} top-k lists")
+    axes.set_ylabel(f"sessions in all {n_heldout} top-k lists")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -316,7 +322,7 @@ FIGURES: dict[str, Callable[[Ranking], Figure | None]] = {
 }
 
 
-def _new(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of a size in inches that stays readable when shrunk to a telephone's width."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
@@ -374,13 +380,13 @@ def _against(ranking: Ranking, key: str, text: str) -> Figure | None:
     rows = [row for row in done_rows(ranking) if row.get(key) is not None]
     if len(rows) < 2:
         return None
-    figure, axes = _new(4.2, 3.4)
+    figure, axes = new_figure(4.2, 3.4)
     for row in rows:
         if row.get("low80") is not None:
             axes.plot([row[key]] * 2, [row["low80"], row["high80"]], color=SKY, lw=1.1, zorder=1)
     x, y = [row[key] for row in rows], [row["score"] for row in rows]
     axes.plot(x, y, "o", ms=5, color=BLUE, mec="white", mew=0.6, zorder=2)
-    _nice_margins(axes)
+    nice_margins(axes)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid()
     axes.set_xlabel(text)
@@ -388,7 +394,8 @@ def _against(ranking: Ranking, key: str, text: str) -> Figure | None:
     return figure
 
 
-def _curve_look(curve: Mapping[str, Any], best: Mapping[str, Any] | None) -> dict[str, Any]:
+def curve_look(curve: Mapping[str, Any], best: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How a training curve is drawn: baseline, random core, the best core and the others; also its z-order."""
     if curve["kind"] == "baseline":
         return {"color": INK, "ls": "--", "lw": 1.4, "zorder": 4}
     if curve["kind"] == "finetune" and curve.get("session") is None:
@@ -404,12 +411,12 @@ def _is_of_best(curve: Mapping[str, Any], best: Mapping[str, Any] | None) -> boo
 
 def _curve_legend(figure: Figure, known: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> None:
     names = {5: "best core", 2: "other cores", 4: "baseline", 3: "random frozen core"}
-    looks = {look["zorder"]: look for look in (_curve_look(curve, best) for curve in known)}
+    looks = {look["zorder"]: look for look in (curve_look(curve, best) for curve in known)}
     entries = [Line2D([], [], label=names[order], **looks[order]) for order in names if order in looks]
     figure.legend(handles=entries, loc="outside lower center", ncols=len(entries))
 
 
-def _low_end(lines: Sequence[Sequence[float | None]]) -> float:
+def low_end(lines: Sequence[Sequence[float | None]]) -> float:
     """Where the y axis begins: untrained models lie far below zero and would flatten everything else."""
     values = np.array([value for line in lines for value in line if value is not None])
     lowest, top = float(values.min()), float(values.max())
@@ -419,17 +426,20 @@ def _low_end(lines: Sequence[Sequence[float | None]]) -> float:
     return max(lowest - 0.02 * (top - lowest), floor)
 
 
-def _nice_margins(axes: Axes) -> None:
+def nice_margins(axes: Axes) -> None:
+    """Room around the points and few ticks."""
     axes.margins(0.08)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(6))
 
 
-def _gaps(values: Sequence[float | None]) -> list[float]:
+def gaps(values: Sequence[float | None]) -> list[float]:
+    """Values as numbers; what is missing is a gap in the line."""
     return [float("nan") if value is None else value for value in values]
 
 
-def _some(values: Sequence[float | None]) -> bool:
+def some(values: Sequence[float | None]) -> bool:
+    """Whether any value is there."""
     return any(value is not None for value in values)
 
 

@@ -6,16 +6,12 @@ same input gives the same bytes.
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from sessionwise.analysis import figures, summary
+from sessionwise.analysis import figures, pages, summary
+from sessionwise.analysis.pages import drop_old_files, flat, write_figure, write_page
 from sessionwise.analysis.summary import (
     agreement_between_heldout,
     check_ranking,
@@ -26,8 +22,8 @@ from sessionwise.analysis.summary import (
     require_finite,
     summarise,
 )
-from sessionwise.errors import DataError, UsageError
-from sessionwise.io.files import folder_name, read_json, write_bytes, write_json
+from sessionwise.errors import UsageError
+from sessionwise.io.files import folder_name, read_json, write_json
 
 Ranking = Mapping[str, Any]
 
@@ -57,7 +53,6 @@ ONE_SEED_CAPTIONS = {
     "horizon": "Score against bins ahead, the last bins of each trial masked at once. One seed.",
     "comparison": f"Test score of models pretrained on each selection. {summary.ONE_SEED.capitalize()}.",
 }
-FORMS = ("svg", "pdf", "png")
 
 
 def report_of_study(study: Path) -> Path:
@@ -87,7 +82,9 @@ def write_report(folder: Path, rankings: Sequence[Ranking], comparison: Mapping[
     agreement = agreement_between_heldout(rankings) if len(rankings) > 1 else None
     overlaps = overlap_between_heldout(rankings)
     shared = [_figure(folder, "overlap", overlap, f"overlap-{i}") for i, overlap in enumerate(overlaps, start=1)]
-    _drop_old_figures(folder / "figures", [*(f for section in sections for f in section["drawn"]), compared, *shared])
+    every = [*(figure for section in sections for figure in section["drawn"]), compared, *shared]
+    written = [f"{figure['file']}.{form}" for figure in every if figure for form in pages.FORMS]
+    drop_old_files(folder / "figures", written, pages.FORMS)
     data = {
         "rankings": list(rankings),
         "summaries": [section["summary"] for section in sections],
@@ -103,9 +100,7 @@ def write_report(folder: Path, rankings: Sequence[Ranking], comparison: Mapping[
         "agreement": agreement,
     }
     shown["overlaps"] = list(zip(overlaps, shared, strict=True))
-    page = _template().render(**shown, data=_inert_json(data))
-    write_bytes(folder / "index.html", page.encode("utf-8", "backslashreplace"))
-    return folder / "index.html"
+    return write_page(folder / "index.html", "report.html.j2", shown, data)
 
 
 def _section(folder: Path, ranking: Ranking, prefix: str) -> dict[str, Any]:
@@ -120,7 +115,7 @@ def _section(folder: Path, ranking: Ranking, prefix: str) -> dict[str, Any]:
         "first": drawn.get("scores"),
         "beside": [drawn[name] for name in ("differences", "seeds") if name in drawn],
         "figures": [figure for name, figure in drawn.items() if name not in ("scores", "differences", "seeds")],
-        "settings": _flat(ranking["settings"]),
+        "settings": flat(ranking["settings"]),
         "environments": _environments(ranking["provenance"]),
         "split": {name: len(trials) for name, trials in _lists(ranking["provenance"].get("split", {}))},
     }
@@ -129,7 +124,7 @@ def _section(folder: Path, ranking: Ranking, prefix: str) -> dict[str, Any]:
 def _environments(provenance: Mapping[str, Any]) -> list[list[tuple[str, Any]]]:
     """The different environments that the runs were computed in; older rankings hold that of the ranking alone."""
     listed = provenance.get("environments") or [provenance.get("versions") or {}]
-    each = [sorted(_flat(environment)) for environment in listed if environment]
+    each = [sorted(flat(environment)) for environment in listed if environment]
     return [environment for i, environment in enumerate(each) if environment not in each[:i]]
 
 
@@ -142,13 +137,8 @@ def _figure(folder: Path, name: str, result: Mapping[str, Any], file: str) -> di
     drawn = figures.draw(name, result)
     if drawn is None:
         return None
-    forms = {form: figures.render(drawn, form) for form in FORMS}
-    for form, content in forms.items():
-        write_bytes(folder / "figures" / f"{file}.{form}", content)
-    uri = "data:image/svg+xml;base64," + base64.b64encode(forms["svg"]).decode()
-    width, height = (round(inches * 96) for inches in drawn.get_size_inches())
     caption = {**CAPTIONS, **(ONE_SEED_CAPTIONS if _one_seed(result) else {})}[name]
-    return {"name": name, "file": file, "uri": uri, "caption": caption, "width": width, "height": height}
+    return {"name": name, "caption": caption, **write_figure(folder, drawn, file)}
 
 
 def _one_seed(result: Mapping[str, Any]) -> bool:
@@ -157,67 +147,5 @@ def _one_seed(result: Mapping[str, Any]) -> bool:
     return has_one_seed(result) if "seeds" in result else all(len(scores) <= 1 for scores in arms)
 
 
-def _drop_old_figures(folder: Path, drawn: Sequence[dict[str, Any] | None]) -> None:
-    """Remove the figures of an earlier report, so that no figure beside the page belongs to another one."""
-    written = {f"{figure['file']}.{form}" for figure in drawn if figure for form in FORMS}
-    for path in folder.iterdir():
-        if path.suffix.lstrip(".") in FORMS and path.name not in written:
-            path.unlink()
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("sessionwise.analysis", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=_number, signed=_signed, percent=_percent, grouped=_grouped, shown=_shown)
-    return environment.get_template("report.html.j2")
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
-def _signed(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
-
-
-def _percent(value: float | None, digits: int = 0) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def _grouped(value: int) -> str:
-    return f"{value:,}".replace(",", "\u202f")  # narrow space: the same in every country
-
-
-def _shown(identifier: Any) -> str:
-    """An id as text in which nothing is invisible: control and direction characters as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in str(identifier))
-
-
-def _flat(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for section, value in settings.items():
-        if isinstance(value, Mapping):
-            flat += [(f"{section}.{name}", item) for name, item in value.items()]
-        else:
-            flat.append((section, value))
-    return flat
-
-
 def _lists(split: Mapping[str, Any]) -> list[tuple[str, list[Any]]]:
     return [(name, value) for name, value in split.items() if isinstance(value, list)]
-
-
-def _inert_json(data: Mapping[str, Any]) -> Markup:
-    """JSON that no HTML parser takes for anything else."""
-    try:
-        text = json.dumps(data, sort_keys=True, allow_nan=False, ensure_ascii=True)
-    except (TypeError, ValueError) as error:
-        raise DataError("report", f"holds what JSON cannot hold ({error})", "numbers and text") from error
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
