@@ -16,7 +16,7 @@ weighted by what it contributes to the variance; a family whose units are the sa
 once. With U - 1 = 1 for a single family of two seeds the interval is wide: two seeds say little.
 
 With one or two targets there is no variance between targets to speak of. They are taken as fixed: the interval is
-about these held-out sessions, not about others (``targets`` says which, and ``per_target_bootstrap`` gives each).
+about these held-out sessions, not about others (``targets_resampled`` says so, ``per_target_bootstrap`` gives each).
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ Target = Mapping[str, Any]
 Statistic = Callable[[Mapping[str, Floats]], Floats]
 Key = tuple[Any, ...]
 
-FIXED, RESAMPLED = "fixed", "resampled"
 MIN_TARGETS = 3  # fewer are taken as fixed
 _LN2 = math.log(2)
 
@@ -46,10 +45,10 @@ _LN2 = math.log(2)
 class Estimate:
     """The mean of a statistic over targets with its interval.
 
-    ``low``, ``high``: NaN, like ``mean``, with a ``reason`` where the statistic is not defined. ``targets``: "fixed"
-    (fewer than three: the interval is about these targets alone) or "resampled". ``freedom``: degrees of freedom of the
-    noise between units, None where there is no such noise; ``single``: arms with one unit, whose noise between
-    trainings is unknown and not in the interval; with such an arm nothing may be concluded.
+    ``low``, ``high``: NaN, like ``mean``, with a ``reason`` where the statistic is not defined. ``targets_resampled``: whether
+    the interval is about held-out sessions like these; with fewer than three it is about these alone. ``freedom``:
+    degrees of freedom of the noise between units, None where there is no such noise; ``single``: arms with one unit,
+    whose noise between trainings is unknown and not in the interval; with such an arm nothing may be concluded.
     """
 
     mean: float
@@ -57,7 +56,7 @@ class Estimate:
     high: float
     level: float
     n_targets: int
-    targets: str = FIXED
+    targets_resampled: bool = False
     freedom: float | None = None
     single: tuple[str, ...] = ()
     reason: str | None = None
@@ -119,7 +118,7 @@ def nested_bootstrap(
         high=round(high, DECIMALS) if known else math.nan,
         level=level,
         n_targets=len(opened),
-        targets=RESAMPLED if len(opened) >= MIN_TARGETS else FIXED,
+        targets_resampled=len(opened) >= MIN_TARGETS,
         freedom=None if freedom is None else round(freedom, DECIMALS),
         single=tuple(sorted({arm for t in opened for arm, x in t.point.items() if len(x) == 1})),
         reason=None if known else "not defined for these scores",
