@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from sessionwise.scoring.likelihood import RATE_FLOOR
 
 _CHUNK = 4096  # rows, or bins of trials, held as 32-bit floats at once
 _LARGEST = 10.0  # log of the largest factor by which the past may change a rate
-_CLOSE = 0.1  # gradient, in posterior standard deviations, at which a unit's fit has arrived
+_CLOSE = 0.3  # gradient, in posterior standard deviations, at which a unit's fit has arrived
 _TRAIN_FOLDS = 10
 
 Smoothing = Annotated[float, Field(ge=0, le=1000)]
@@ -58,12 +58,12 @@ class GLMSettings(BaseModel):
     lags: int = Field(10, ge=1, le=1000, description="bins of the past; at most T - 1 are used")
     components: int = Field(10, ge=1, le=1000, description="principal components of the population; at most N")
     l2: tuple[Precision, ...] = Field(
-        (1e5, 1e4, 3e3, 1e3, 3e2, 1e2), min_length=1, description="grid of penalties: precisions of a Gaussian prior"
+        (1e4, 1e3, 300.0, 100.0, 30.0), min_length=1, description="grid of penalties: precisions of a Gaussian prior"
     )
     mask_ratio: float = Field(0.3, gt=0, lt=1)
-    draws: int = Field(4, ge=1, le=100, description="draws of masks of every training trial, fewer where ``rows`` are")
+    draws: int = Field(8, ge=1, le=100, description="draws of masks of every training trial, fewer where ``rows`` are")
     rows: int = Field(40_000, ge=1, description="masked bins that are enough: no further draw once they are there")
-    iterations: int = Field(40, ge=1, le=10_000, description="at most, for each penalty")
+    iterations: int = Field(30, ge=1, le=10_000, description="at most, for each penalty")
     smoothing: tuple[Smoothing, ...] = Field(PSTHSettings().smoothing, min_length=1)
     shrinkage: tuple[Share, ...] = Field(PSTHSettings().shrinkage, min_length=1)
 
@@ -99,10 +99,10 @@ class PSTH:
 
 @dataclass(frozen=True, eq=False)
 class GLM:
-    """A PSTH times the exponential of a linear function of visible past bins.
+    """A PSTH times the exponential of a linear function of visible past bins: the population's and the unit's own.
 
     log_rates: (T, N) of the PSTH; loadings: (N, P) counts to components; centre: (T, P) the components of the PSTH;
-    weights: (F, N), F = (P + 1) L + 1 covariates (``history``).
+    weights: (F + 1, N), F = (P + 1) L + 1 covariates (``history``) and the unit's own past (``own_history``).
     """
 
     session_id: str
@@ -122,7 +122,9 @@ class GLM:
         """Log rates (M, N) of ``bins`` (K, T) bool, from unmasked bins of ``counts`` (K, T, N) before each."""
         _same_session(self.session_id, session_id)
         past = history(components(counts, self.loadings, self.centre), masked, self.lags)[bins]
-        return self.log_rates[bins.nonzero(as_tuple=True)[1]] + (past @ self.weights).clamp(max=_LARGEST)
+        own = own_history(counts, masked, self.log_rates.exp())[bins]
+        change = past @ self.weights[:-1] + own * self.weights[-1]
+        return self.log_rates[bins.nonzero(as_tuple=True)[1]] + change.clamp(max=_LARGEST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,14 +219,22 @@ def glm_candidates(
     trials = torch.from_numpy(np.ascontiguousarray(counts))
     loadings, centre = principal_components(trials, rates, settings.components)
     lags = min(settings.lags, counts.shape[1] - 1)
-    rows = _rows(trials, components(trials, loadings, centre), lags, settings, objective, rng)
-    regression = Regression(*rows, rates.float(), rows_per_bin=len(rows[0]) / (counts.shape[0] * counts.shape[1]))
-    weights, steps = torch.zeros(rows[0].shape[1], counts.shape[2], dtype=torch.float64), 0
+    K, T, N = counts.shape
+    parts = [
+        _rows(trials[chosen], components(trials[chosen], loadings, centre), rates.float(), lags, masked, scored)
+        for every_masked, every_scored in _masks(K, T, settings, objective, rng)
+        for chosen, masked, scored in _in_chunks(every_masked, every_scored)
+    ]
+    rows = Rows(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    del parts
+    regression = Regression(rows, rates.float(), rows_per_bin=len(rows.time) / (K * T))
+    weights, steps = torch.zeros(rows.covariates.shape[1] + 1, N, dtype=torch.float64), 0
     for l2 in sorted(settings.l2, reverse=True):
         weights, taken = regression.fit(l2, weights, settings.iterations)
         steps += taken
-        fitted = GLM(session_id, rates.log().float(), loadings, centre, regression.weights(weights), lags, objective)
-        yield Candidate({"l2": l2}, fitted, steps, steps * len(rows[0]))
+        fitted = regression.weights(weights)
+        predictor = GLM(session_id, rates.log().float(), loadings, centre, fitted, lags, objective)
+        yield Candidate({"l2": l2}, predictor, steps, steps * len(rows.time))
 
 
 def principal_components(counts: Tensor, rates: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -265,27 +275,52 @@ def history(values: Tensor, masked: Tensor, lags: int) -> Tensor:
     return F.pad(past.flatten(2), (0, 1), value=1.0)
 
 
-class Regression:
-    """Poisson regressions of all units on the same covariates, with an offset and a penalty on squared weights.
+def own_history(counts: Tensor, masked: Tensor, rates: Tensor) -> Tensor:
+    """(K, T, N) log of how much more each unit fired in the visible bins before each bin than its PSTH expects.
 
-    covariates: (R, F); counts: (R, N); time: (R,) bins, rows of ``rates`` (T, N). ``rows_per_bin``: rows for
-    each bin of the training trials; the likelihood is divided by it, so that more masks do not weaken the penalty.
+    counts: (K, T, N); masked: (K, T) bool; rates: (T, N). log((spikes + 1) / (expected spikes + 1)): the mean of a
+    gain of the trial under a Gamma prior of one spike; 0 while nothing was seen.
+    """
+    visible = ~masked[..., None]
+    spikes, expected = (counts * visible).float().cumsum(dim=1), (rates * visible).cumsum(dim=1)
+    gain = spikes.add_(1).div_(expected.add_(1)).log_()
+    return F.pad(gain[:, :-1], (0, 0, 1, 0))
+
+
+class Rows(NamedTuple):
+    """Scored bins of training trials. covariates: (R, F); own: (R, N) own past; counts: (R, N); time: (R,) bins."""
+
+    covariates: Tensor
+    own: Tensor
+    counts: Tensor
+    time: Tensor
+
+
+class Regression:
+    """Poisson regressions of all units, each with an offset and a penalty on its squared weights.
+
+    rates: (T, N) expected counts at the offset. rows_per_bin: rows for each bin of the training trials; the likelihood
+    is divided by it, so that more masks do not weaken the penalty.
 
     Covariates are rotated to be uncorrelated, and each unit's weights scaled by the posterior standard deviation that
     they would have at the offset: the problem is then close to round, and plain gradient steps arrive soon.
     """
 
-    def __init__(self, covariates: Tensor, counts: Tensor, time: Tensor, rates: Tensor, rows_per_bin: float) -> None:
-        R = len(covariates)
-        gram = sum((part.T @ part).double() for part in covariates.split(_CHUNK)) / R
-        variance, self.rotation = torch.linalg.eigh(gram)
-        self.covariates = covariates @ self.rotation.float()
-        self.counts, self.time, self.rates, self.rows_per_bin = counts, time, rates, rows_per_bin
-        mean = torch.bincount(time, minlength=len(rates)).double() @ rates.double() / R  # (N,)
-        self.information = variance.clamp_min(0)[:, None] * mean * R / rows_per_bin  # (F, N) at the offset
+    def __init__(self, rows: Rows, rates: Tensor, rows_per_bin: float) -> None:
+        R, F_ = rows.covariates.shape
+        gram = torch.zeros(F_, F_, dtype=torch.float64)
+        own = torch.zeros(rates.shape[1], dtype=torch.float64)
+        for part in _slices(R):
+            gram += (rows.covariates[part].T @ rows.covariates[part]).double()
+            own += (rows.own[part].square() * rates[rows.time[part]]).sum(dim=0).double()
+        variance, self.rotation = torch.linalg.eigh(gram / R)
+        self.rows, self.rates, self.rows_per_bin = rows, rates, rows_per_bin
+        self.covariates = rows.covariates @ self.rotation.float()
+        spikes = torch.bincount(rows.time, minlength=len(rates)).double() @ rates.double()  # (N,) expected in all rows
+        self.information = torch.cat([variance.clamp_min(0)[:, None] * spikes, own[None]]) / rows_per_bin  # (F + 1, N)
 
     def fit(self, l2: float, start: Tensor, iterations: int) -> tuple[Tensor, int]:
-        """Rotated weights (F, N) under one penalty, from ``start`` on, and the number of steps taken."""
+        """Rotated weights (F + 1, N) under one penalty, from ``start`` on, and the number of steps taken."""
         deviation = (self.information + l2).rsqrt()
 
         def loss(scaled: Tensor) -> tuple[Tensor, Tensor]:
@@ -298,19 +333,21 @@ class Regression:
         return deviation * scaled, steps
 
     def weights(self, rotated: Tensor) -> Tensor:
-        """(F, N) weights of the covariates as they came."""
-        return (self.rotation @ rotated).float()
+        """(F + 1, N) weights of the covariates as they came."""
+        return torch.cat([self.rotation @ rotated[:-1], rotated[-1:]]).float()
 
     def _negative_gain(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) what each unit's log likelihood loses against the offset, and its gradient (F, N)."""
+        """(N,) what each unit's log likelihood loses against the offset, and its gradient (F + 1, N)."""
         value, gradient = torch.zeros(weights.shape[1], dtype=torch.float64), torch.zeros_like(weights).double()
-        for rows in torch.arange(len(self.covariates)).split(_CHUNK):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
-            covariates, counts, offset = self.covariates[part], self.counts[part].float(), self.rates[self.time[part]]
-            change = (covariates @ weights).clamp_(max=_LARGEST)
-            more = torch.expm1(change).mul_(offset)
+        for part in _slices(len(self.covariates)):
+            covariates, own, counts = self.covariates[part], self.rows.own[part], self.rows.counts[part].float()
+            offset = self.rates[self.rows.time[part]]
+            change = torch.addcmul(covariates @ weights[:-1], own, weights[-1]).clamp_(max=_LARGEST)
+            more = torch.expm1(change).mul_(offset)  # expected counts beyond the offset's
             value += (more - counts * change).sum(dim=0).double()
-            gradient += (covariates.T @ more.add_(offset).sub_(counts)).double()
+            error = more.add_(offset).sub_(counts)
+            gradient[:-1] += (covariates.T @ error).double()
+            gradient[-1] += (own * error).sum(dim=0).double()
         return value, gradient
 
 
@@ -337,21 +374,35 @@ def minimise(loss: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, ite
     return at, iterations
 
 
-def _rows(
-    counts: Tensor, values: Tensor, lags: int, settings: GLMSettings, objective: str, rng: Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Covariates (R, F), counts (R, N) and bins (R,) that the likelihood is taken over."""
-    K, T, _ = counts.shape
+def _masks(
+    n_trials: int, n_bins: int, settings: GLMSettings, objective: str, rng: Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draws of hidden and scored bins, both (K, T) bool, of all training trials."""
     if objective == "next_step":
-        draws = [(torch.zeros(K, T, dtype=torch.bool), torch.ones(K, T, dtype=torch.bool))]
-    else:
-        draws = []
-        while len(draws) < settings.draws and sum(int(scored.sum()) for _, scored in draws) < settings.rows:
-            masked = training_mask(K, T, settings.mask_ratio, rng)
-            draws.append((masked, masked))
-    covariates = torch.cat([history(values, masked, lags)[scored] for masked, scored in draws])
-    time = torch.cat([scored.nonzero(as_tuple=True)[1] for _, scored in draws])
-    return covariates, torch.cat([counts[scored] for _, scored in draws]), time
+        nothing = torch.zeros(n_trials, n_bins, dtype=torch.bool)
+        yield nothing, ~nothing
+        return
+    rows = draws = 0
+    while draws < settings.draws and rows < settings.rows:
+        masked = training_mask(n_trials, n_bins, settings.mask_ratio, rng)
+        rows, draws = rows + int(masked.sum()), draws + 1
+        yield masked, masked
+
+
+def _in_chunks(masked: Tensor, scored: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    size = max(1, _CHUNK // masked.shape[1])
+    for start in range(0, len(masked), size):
+        part = slice(start, start + size)
+        yield part, masked[part], scored[part]
+
+
+def _rows(counts: Tensor, values: Tensor, rates: Tensor, lags: int, masked: Tensor, scored: Tensor) -> Rows:
+    covariates, own = history(values, masked, lags)[scored], own_history(counts, masked, rates)[scored]
+    return Rows(covariates, own, counts[scored], scored.nonzero(as_tuple=True)[1])
+
+
+def _slices(n_rows: int) -> list[slice]:
+    return [slice(start, start + _CHUNK) for start in range(0, n_rows, _CHUNK)]
 
 
 def _log(rates: np.ndarray) -> Tensor:
