@@ -310,6 +310,113 @@ def rank_command(
     _exit_if_failed([arm for ranking in rankings for arm in _all_arms(ranking.document)])
 
 
+@app.command(
+    "study",
+    epilog="Example: sessionwise study recipes/demo.toml --dry-run; without --dry-run and with --to STUDY it runs",
+)
+def study_command(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE.toml", help="What to do; see recipes/ and docs/recipes.md.")
+    ],
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="STUDY", help="Folder of the study; goes on there.")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", metavar="STORE", help="Sessions, instead of the recipe's data.store.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: data.simulate.seed=1")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan: runs, steps, hours; train nothing.")
+    ] = False,
+    on: Executor = "processes",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs again that failed before.")] = False,
+) -> None:
+    """Run the paper's whole experiment: rankings, orders and sizes, controls, statistics, figures, one report.
+
+    What is stored in STUDY is not computed again; after any interruption the same command goes on.
+    """
+    from sessionwise.study.tuning import is_tuning
+
+    if is_tuning(recipe):
+        _tuning(recipe, set_ or (), to, store, dry_run, on, retry_failed)
+    else:
+        _scaling(recipe, set_ or (), to, store, dry_run, on, retry_failed)
+
+
+def _scaling(
+    recipe: Path, changes: Sequence[str], to: Path | None, store: Path | None, dry_run: bool, on: str, retry: bool
+) -> None:
+    from sessionwise.runs.progress import make_progress
+    from sessionwise.study.dry_run import plan_recipe
+    from sessionwise.study.scaling import open_recipe, run_study
+
+    asked = open_recipe(recipe, changes, store)
+    if dry_run:
+        plan = plan_recipe(asked, to, store, on=on)
+        print_table(plan.columns, plan.table(), right=plan.right)
+        for note in plan.notes:
+            print(shown(note))
+        return
+    folder = run_study(asked, _required(to), store=store, on=on, progress=make_progress(), retry_failed=retry)
+    print(f"report: {shown(_write_report(folder))}")
+    _print_study(folder)
+
+
+def _tuning(
+    recipe: Path, changes: Sequence[str], to: Path | None, store: Path | None, dry_run: bool, on: str, retry: bool
+) -> None:
+    from sessionwise.runs.progress import make_progress
+    from sessionwise.study.tuning import load_tuning, plan_tuning, run_tuning, tuning_table
+
+    asked = load_tuning(recipe, changes)
+    if dry_run:
+        print_table(*plan_tuning(asked, to, store))
+        return
+    folder = run_tuning(asked, _required(to), store=store, on=on, progress=make_progress(), retry_failed=retry)
+    print_table(*tuning_table(folder))
+    print(f"tables: {shown(folder)}")
+
+
+def _required(to: Path | None) -> Path:
+    if to is None:
+        raise UsageError("--to", "is missing", "the folder of the study", "For example --to study, or use --dry-run")
+    return to
+
+
+def _print_study(folder: Path) -> None:
+    """The answer, the claims, and the rows without a number."""
+    from sessionwise.analysis.results import open_results
+    from sessionwise.io.files import read_json
+
+    document = read_json(folder / "report" / "report.json")
+    for sentence in document["answer"]["text"]:
+        print(shown(sentence))
+    columns = ["claim", "verdict", "value", "95 %"]
+    print_table(columns, [_claim_cells(claim) for claim in document["claims"]], right=columns[2:])
+    unique = {(r.heldout, r.arm, r.variant, r.size, r.draw, r.seed): r for r in open_results(folder).rows}
+    _exit_if_failed(
+        [
+            {
+                "name": f"{row.arm} {row.variant} {row.size or ''} for {row.heldout}",
+                "state": row.state,
+                "reason": row.reason,
+            }
+            for row in unique.values()
+        ]
+    )
+
+
+def _claim_cells(claim: Any) -> list[str | None]:
+    value = claim["value"]
+    if value is None or value.get("mean") is None:
+        return [claim["text"], claim["verdict"], None, None]
+    digits = 4 if value["unit"] == "bps" else 2
+    span = f"{_number(value['low'], digits)} to {_number(value['high'], digits)}" if value["low"] is not None else None
+    return [claim["text"], claim["verdict"], f"{_number(value['mean'], digits)} {value['unit']}", span]
+
+
 @app.command("demo", epilog="Example: sessionwise demo --to demo")
 def demo_command(
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Folder for everything the demo makes.")] = Path(
@@ -331,15 +438,25 @@ def demo_command(
 
 @app.command("report", epilog="Example: sessionwise report study")
 def report_command(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="Folder that a ranking was written to.")],
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of a study, or of rankings.")],
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Means over incomplete sets too; the report says so.")
+    ] = False,
 ) -> None:
-    """Write the report of a study again from its stored rankings."""
-    print(f"report: {shown(_write_report(study))}")
+    """Write the report of a study, or of rankings, again from the stored results; the same bytes every time."""
+    print(f"report: {shown(_write_report(study, allow_missing))}")
 
 
-def _write_report(study: Path) -> Path:
+def _write_report(study: Path, allow_missing: bool = False) -> Path:
+    """The report of a finished study; of one that is still at its rankings, that of the rankings."""
     from sessionwise.analysis.report import report_of_study
+    from sessionwise.analysis.results import ABOUT_FILE, STUDY_FILE
+    from sessionwise.analysis.study_report import report
 
+    if (study / ABOUT_FILE).exists():
+        return report(study, allow_missing=allow_missing)
+    if (study / STUDY_FILE).exists():
+        say(f"note: the study in {study} is not finished; its rankings are shown")
     return report_of_study(study)
 
 
