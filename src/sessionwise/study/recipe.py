@@ -42,11 +42,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Span = tuple[float, float] | float
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A section of a recipe: unknown keys are refused, and so are values of another type."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Simulated(_Part):
+class Simulated(Part):
     """Simulated sessions instead of a store; the names are those of ``simulate_pool``, and so is their meaning."""
 
     seed: Whole = 0
@@ -65,7 +67,7 @@ class Simulated(_Part):
     jitter_bins: float = 0.25
 
 
-class Data(_Part):
+class Data(Part):
     """Where the sessions are and which are held out."""
 
     store: str | None = Field(None, description="folder of a prepared store, from the current directory")
@@ -76,7 +78,7 @@ class Data(_Part):
     metadata: str | None = Field(None, description="CSV of more columns a session; its first column holds the ids")
 
 
-class Design(_Part):
+class Design(Part):
     """Orders, sizes and seeds (protocol A12, A16, A17)."""
 
     seeds: tuple[Seed, ...] = (10, 20, 42)
@@ -88,14 +90,14 @@ class Design(_Part):
     split_seeds: tuple[Whole, ...] = Field((), description="the orders again with these other splits")
 
 
-class ManyShuffles(_Part):
+class ManyShuffles(Part):
     """Random sets of one small size, to place the ranked set among them."""
 
     size: Count
     n: Count = 20
 
 
-class Controls(_Part):
+class Controls(Part):
     """What tells an effect of choosing from its confounds (protocol C)."""
 
     random_core: bool = Field(True, description="an untrained frozen core")
@@ -113,7 +115,7 @@ class Controls(_Part):
     transfer_matrix: bool = Field(False, description="every core on every session, validation trials")
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """A scaling study. ``settings`` are the preset's after the recipe's sections."""
 
     name: str = Field("study", min_length=1, max_length=200)
@@ -199,6 +201,13 @@ def try_recipe(value: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe 
 
     So that a leak is found in a recipe that also has a misspelt key, and both are said at once.
     """
+    return try_model(Recipe, value, where)
+
+
+def try_model(
+    model: type[Model], value: Mapping[str, Any], where: str = "recipe"
+) -> tuple[Model | None, list[SessionwiseError]]:
+    """``try_recipe`` for any kind of recipe: a model with ``preset``, ``split_seed`` and ``settings`` among its keys."""
     problems: list[SessionwiseError] = []
     rest: dict[str, Any] = deepcopy({name: part for name, part in value.items() if name not in SECTIONS})
     name = rest.get("preset", "small")
@@ -213,7 +222,7 @@ def try_recipe(value: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe 
         settings["split_seed"] = value["split_seed"]
     checked = validate_strictly(Settings, settings, where, problems)
     rest["settings"] = (checked or PRESETS[name]).model_dump()
-    return validate_strictly(Recipe, rest, where, problems), problems
+    return validate_strictly(model, rest, where, problems), problems
 
 
 def _sections(value: Mapping[str, Any], preset: str, where: str, problems: list[SessionwiseError]) -> dict[str, Any]:
@@ -293,4 +302,4 @@ def _keys_beside(model: type[BaseModel], place: tuple[int | str, ...]) -> list[s
             return []
         model = inner[0]
     known = [name for name in model.model_fields if name != "settings"]
-    return [*known, *SECTIONS] if model is Recipe else known
+    return [*known, *SECTIONS] if "settings" in model.model_fields else known
