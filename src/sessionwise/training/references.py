@@ -323,11 +323,11 @@ class Regression:
         """Rotated weights (F + 1, N) under one penalty, from ``start`` on, and the number of steps taken."""
         deviation = (self.information + l2).rsqrt()
 
-        def loss(scaled: Tensor) -> tuple[Tensor, Tensor]:
-            weights = deviation * scaled
-            value, gradient = self._negative_gain(weights.float())
+        def loss(scaled: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
+            weights = deviation[:, units] * scaled
+            value, gradient = self._negative_gain(weights.float(), units)
             value = value / self.rows_per_bin + 0.5 * l2 * weights.square().sum(dim=0)
-            return value, deviation * (gradient / self.rows_per_bin + l2 * weights)
+            return value, deviation[:, units] * (gradient / self.rows_per_bin + l2 * weights)
 
         scaled, steps = minimise(loss, start / deviation, iterations)
         return deviation * scaled, steps
@@ -336,12 +336,16 @@ class Regression:
         """(F + 1, N) weights of the covariates as they came."""
         return torch.cat([self.rotation @ rotated[:-1], rotated[-1:]]).float()
 
-    def _negative_gain(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) what each unit's log likelihood loses against the offset, and its gradient (F + 1, N)."""
-        value, gradient = torch.zeros(weights.shape[1], dtype=torch.float64), torch.zeros_like(weights).double()
+    def _negative_gain(self, weights: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
+        """(M,) what the log likelihood of M units loses against the offset, and its gradient (F + 1, M)."""
+        value, gradient = torch.zeros(len(units), dtype=torch.float64), torch.zeros_like(weights).double()
+        every = len(units) == self.rates.shape[1]
+        own_past, all_counts, rates = self.rows.own, self.rows.counts, self.rates if every else self.rates[:, units]
         for part in _slices(len(self.covariates)):
-            covariates, own, counts = self.covariates[part], self.rows.own[part], self.rows.counts[part].float()
-            offset = self.rates[self.rows.time[part]]
+            covariates, own, counts = self.covariates[part], own_past[part], all_counts[part]
+            if not every:
+                own, counts = own[:, units], counts[:, units]
+            offset, counts = rates[self.rows.time[part]], counts.float()
             change = torch.addcmul(covariates @ weights[:-1], own, weights[-1]).clamp_(max=_LARGEST)
             more = torch.expm1(change).mul_(offset)  # expected counts beyond the offset's
             value += (more - counts * change).sum(dim=0).double()
@@ -351,26 +355,31 @@ class Regression:
         return value, gradient
 
 
-def minimise(loss: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, iterations: int) -> tuple[Tensor, int]:
+def minimise(
+    loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], start: Tensor, iterations: int
+) -> tuple[Tensor, int]:
     """Minimise separate convex losses, one a column: gradient steps of Barzilai and Borwein's length.
 
-    loss: (F, N) -> values (N,) and gradient (F, N). A step that does not lower a column's loss is not taken, and a
-    quarter of it tried next. Returns the point and the number of steps, at most ``iterations``.
+    loss: points (F, M) of the M columns named -> values (M,) and gradient (F, M). A step that does not lower a column's
+    loss is not taken, and a quarter of it tried next; a column that arrived is left alone. Returns the point and the
+    number of steps, at most ``iterations``.
     """
-    at, (value, gradient) = start, loss(start)
+    at, columns = start.clone(), torch.arange(start.shape[1])
+    value, gradient = loss(at, columns)
     length = torch.ones_like(value)
     for step in range(iterations):
-        if bool((gradient.norm(dim=0) < _CLOSE).all()):
+        columns = (gradient.norm(dim=0) >= _CLOSE).nonzero(as_tuple=True)[0]
+        if not len(columns):
             return at, step
-        tried = at - length * gradient
-        new_value, new_gradient = loss(tried)
-        lower = new_value <= value  # False for NaN
-        moved, turned = tried - at, new_gradient - gradient
-        curved = (moved * turned).sum(dim=0)
-        natural = (moved * moved).sum(dim=0) / curved.clamp_min(1e-300)
-        length = torch.where(lower & (curved > 0), natural.clamp(1e-3, 1e3), length / 4)
-        at, value = torch.where(lower, tried, at), torch.where(lower, new_value, value)
-        gradient = torch.where(lower, new_gradient, gradient)
+        moved = -length[columns] * gradient[:, columns]
+        new_value, new_gradient = loss(at[:, columns] + moved, columns)
+        lower = new_value <= value[columns]  # False for NaN
+        curved = (moved * (new_gradient - gradient[:, columns])).sum(dim=0)
+        natural = ((moved * moved).sum(dim=0) / curved.clamp_min(1e-300)).clamp(1e-3, 1e3)
+        length[columns] = torch.where(lower & (curved > 0), natural, length[columns] / 4)
+        better = columns[lower]
+        at[:, better] += moved[:, lower]
+        value[better], gradient[:, better] = new_value[lower], new_gradient[:, lower]
     return at, iterations
 
 
