@@ -30,6 +30,8 @@ def folder(tmp_path_factory):
     names = [*(f"0{i}_Simulated" for i in range(5)), "11_Hench_2017-06-18"]
     for name, session in zip(names, pool.sessions, strict=True):
         np.savez(place / "recordings" / f"{name}.npz", counts=session.counts, bin_ms=20, subject="simulated")
+    for page in blocks("toml"):  # its first line names the file
+        (place / page.splitlines()[0].removeprefix("# ")).write_text(page)
     return place
 
 
@@ -52,7 +54,8 @@ def test_the_commands_of_the_readme_run_one_after_the_other(folder):
             done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         ran.append(line)
-    assert len(ran) >= 6
+    assert len(ran) >= 8
+    assert (folder / "my-scaling-study" / "report" / "index.html").exists()
     assert (folder / "my-study" / "report" / "index.html").exists() and list(
         folder.glob("my-study/rankings/*/*/ranking.csv")
     )

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sessionwise.analysis.results import open_results as open_results
     from sessionwise.data.session import Session as Session
     from sessionwise.data.session import make_session as make_session
     from sessionwise.data.simulate import simulate_pool as simulate_pool
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from sessionwise.selection.ranking import open_ranking as open_ranking
     from sessionwise.selection.ranking import rank as rank
     from sessionwise.selection.ranking import rank_many as rank_many
+    from sessionwise.study.recipe import load_recipe as load_recipe
+    from sessionwise.study.recipe import make_recipe as make_recipe
+    from sessionwise.study.scaling import run_study as run_study
     from sessionwise.training.api import evaluate as evaluate
     from sessionwise.training.api import finetune as finetune
     from sessionwise.training.api import pretrain as pretrain
@@ -35,6 +39,10 @@ _PUBLIC = {  # name -> module that defines it
     "open_ranking": "sessionwise.selection.ranking",
     "rank": "sessionwise.selection.ranking",
     "rank_many": "sessionwise.selection.ranking",
+    "load_recipe": "sessionwise.study.recipe",
+    "make_recipe": "sessionwise.study.recipe",
+    "run_study": "sessionwise.study.scaling",
+    "open_results": "sessionwise.analysis.results",
     "pretrain": "sessionwise.training.api",
     "finetune": "sessionwise.training.api",
     "train_baseline": "sessionwise.training.api",
@@ -48,12 +56,16 @@ __all__ = [
     "create_store",
     "evaluate",
     "finetune",
+    "load_recipe",
+    "make_recipe",
     "make_session",
     "open_ranking",
+    "open_results",
     "open_store",
     "pretrain",
     "rank",
     "rank_many",
+    "run_study",
     "simulate_pool",
     "train_baseline",
 ]

@@ -337,7 +337,7 @@ def study_command(
 
     What is stored in STUDY is not computed again; after any interruption the same command goes on.
     """
-    from sessionwise.study.tuning import is_tuning
+    from sessionwise.study.tuning_recipe import is_tuning
 
     if is_tuning(recipe):
         _tuning(recipe, set_ or (), to, store, dry_run, on, retry_failed)
@@ -354,10 +354,7 @@ def _scaling(
 
     asked = open_recipe(recipe, changes, store)
     if dry_run:
-        plan = plan_recipe(asked, to, store, on=on)
-        print_table(plan.columns, plan.table(), right=plan.right)
-        for note in plan.notes:
-            print(shown(note))
+        _print_plan(plan_recipe(asked, to, store, on=on))
         return
     folder = run_study(asked, _required(to), store=store, on=on, progress=make_progress(), retry_failed=retry)
     print(f"report: {shown(_write_report(folder))}")
@@ -368,15 +365,25 @@ def _tuning(
     recipe: Path, changes: Sequence[str], to: Path | None, store: Path | None, dry_run: bool, on: str, retry: bool
 ) -> None:
     from sessionwise.runs.progress import make_progress
-    from sessionwise.study.tuning import load_tuning, plan_tuning, run_tuning, tuning_table
+    from sessionwise.study.tuning import load_tuning, run_tuning
+    from sessionwise.study.tuning_page import tuning_failures, tuning_table
+    from sessionwise.study.tuning_plan import plan_tuning
 
-    asked = load_tuning(recipe, changes)
+    asked = load_tuning(recipe, changes, store)
     if dry_run:
-        print_table(*plan_tuning(asked, to, store))
+        _print_plan(plan_tuning(asked, to, store, on=on))
         return
     folder = run_tuning(asked, _required(to), store=store, on=on, progress=make_progress(), retry_failed=retry)
-    print_table(*tuning_table(folder))
+    columns, rows = tuning_table(folder)
+    print_table(columns, rows)
     print(f"tables: {shown(folder)}")
+    _exit_if_failed(tuning_failures(folder))
+
+
+def _print_plan(plan: Any) -> None:
+    print_table(plan.columns, plan.table(), right=plan.right)
+    for note in plan.notes:
+        print(shown(note))
 
 
 def _required(to: Path | None) -> Path:
