@@ -4,10 +4,11 @@ Legend: H targets (held-out sessions), U units of a family (seeds, or shuffles w
 B draws. In each draw and for each target
 
 * trials are resampled with replacement, the same trials for every arm, so that what arms share cancels;
-* units vary: ``mean + sum_u c_u (score_u - mean)`` with Gaussian ``c_u`` of variance ``1 / (U (U - 1))``, the same for
-  all arms of a family. The variance is the unbiased one, s^2 / U: resampling two or three units gives (U - 1) / U of
-  it. It is itself an estimate from very few units, so the noise is scaled to Student's t. Without that, an interval
-  from two seeds would hold the truth in 61 % of cases where the noise between trainings dominates; with it, in 95 %;
+* units vary: ``+ sum_u c_u (score_u - mean)`` with Gaussian ``c_u`` of variance ``1 / (U (U - 1))``, the same for all
+  arms of a family. The variance is the unbiased one, s^2 / U: resampling two or three units gives (U - 1) / U of it.
+  It is itself an estimate from very few units, so the noise is scaled to Student's t. Without that, an interval from
+  two seeds would hold the truth in 61 % of cases where the noise between trainings dominates; with it, in 95 %. What
+  trials do to each unit by itself is in the spread of units too: where it dominates, intervals are too wide;
 * targets vary when there are three or more, in the same way (t with H - 1 degrees of freedom). The part of the spread
   between targets that trials and units explain is taken out first, so that it is not counted twice.
 
@@ -45,10 +46,11 @@ _LN2 = math.log(2)
 class Estimate:
     """The mean of a statistic over targets with its interval.
 
-    ``low``, ``high``: NaN, like ``mean``, with a ``reason`` where the statistic is not defined. ``targets_resampled``: whether
-    the interval is about held-out sessions like these; with fewer than three it is about these alone. ``freedom``:
-    degrees of freedom of the noise between units, None where there is no such noise; ``single``: arms with one unit,
-    whose noise between trainings is unknown and not in the interval; with such an arm nothing may be concluded.
+    ``low``, ``high``: NaN, like ``mean``, with a ``reason`` where the statistic is not defined.
+    ``targets_resampled``: whether the interval is about held-out sessions like these; with fewer than three it is about
+    these alone. ``freedom``: degrees of freedom of the noise between units, None where there is no such noise;
+    ``single``: arms with one unit, whose noise between trainings is unknown and not in the interval; with such an arm
+    nothing may be concluded.
     """
 
     mean: float
@@ -64,7 +66,7 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """One target: scores (U,) of every arm, the same on resampled trials (B, U), and the key of its units."""
+    """One target: scores (U,) of every arm, their mean on resampled trials (B,), and the key of the arm's units."""
 
     point: dict[str, Floats]
     drawn: dict[str, Floats]
@@ -165,9 +167,9 @@ def _open(target: Target, index: int, n_boot: int, rng: np.random.Generator) -> 
         raise DataError("nested_bootstrap", "a target without an arm", "one or more arms")
     point = {name: values.sum(axis=1) / (spikes.sum() * _LN2) for name, values in gains.items()}
     weights = trial_weights(spikes, n_boot, rng)
-    drawn = (weights @ np.concatenate(list(gains.values())).T) / (weights @ spikes * _LN2)[:, None]
-    ends = np.cumsum([len(values) for values in gains.values()])[:-1]
-    return _Opened(point, dict(zip(gains, np.split(drawn, ends, axis=1), strict=True)), keys)
+    means = np.stack([values.mean(axis=0) for values in gains.values()])
+    drawn = (weights @ means.T) / (weights @ spikes * _LN2)[:, None]
+    return _Opened(point, dict(zip(gains, drawn.T, strict=True)), keys)
 
 
 def trial_weights(spikes: Floats, n_boot: int, rng: np.random.Generator) -> Floats:
@@ -196,11 +198,10 @@ def _vary(target: _Opened, noise: Mapping[Key, Floats], scale: Floats) -> dict[s
     """Score (B,) of every arm with its units varied."""
     varied = {}
     for arm, drawn in target.drawn.items():
-        n, mean = drawn.shape[1], drawn.mean(axis=1)
-        if n > 1:
-            deviation = ((drawn - mean[:, None]) * noise[target.keys[arm]]).sum(axis=1) / math.sqrt(n * (n - 1))
-            mean = mean + scale * deviation
-        varied[arm] = mean
+        point = target.point[arm]
+        n = len(point)
+        deviation = 0.0 if n == 1 else noise[target.keys[arm]] @ (point - point.mean()) / math.sqrt(n * (n - 1))
+        varied[arm] = drawn + scale * deviation
     return varied
 
 
