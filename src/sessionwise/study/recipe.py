@@ -207,7 +207,7 @@ def try_recipe(value: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe 
 def try_model(
     model: type[Model], value: Mapping[str, Any], where: str = "recipe"
 ) -> tuple[Model | None, list[SessionwiseError]]:
-    """``try_recipe`` for any kind of recipe: a model with ``preset``, ``split_seed`` and ``settings`` among its keys."""
+    """``try_recipe`` for any kind of recipe: a model with keys ``preset``, ``split_seed`` and ``settings``."""
     problems: list[SessionwiseError] = []
     rest: dict[str, Any] = deepcopy({name: part for name, part in value.items() if name not in SECTIONS})
     name = rest.get("preset", "small")

@@ -1,0 +1,62 @@
+"""One study a folder (D50, D51): what a folder holds is told from what is asked, and foreign files are left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sessionwise.errors import UsageError
+from sessionwise.io.files import TMP_PREFIX, canonical_json
+
+_REMEDY = "Name another folder with --to"
+
+
+def refuse_another(folder: Path, known: Any, asked: Mapping[str, Any]) -> None:
+    """UsageError when ``known``, the study.json of a folder, is not of the study asked for; names what differs first.
+
+    asked: the identity of the study, compared with ``known["identity"]``.
+    """
+    old = known.get("identity") if isinstance(known, Mapping) else None
+    if not isinstance(old, Mapping):
+        raise UsageError(str(folder), "holds a study of another version", "the same version", _REMEDY)
+    if canonical_json(old) != canonical_json(asked):
+        where, was, now = first_difference(old, asked)
+        found = f"holds study {known.get('name')!r} with {where} = {was!s:.80}"
+        raise UsageError(str(folder), found, f"{where} = {now!s:.80} as the recipe asks", _REMEDY)
+
+
+def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    """The dotted name of the first key that differs, and both values (None: it is not there)."""
+    for name in sorted({*old, *new}):
+        a, b = old.get(name), new.get(name)
+        if a != b:
+            if not (isinstance(a, Mapping) and isinstance(b, Mapping)):
+                return name, a, b
+            inner, was, now = first_difference(a, b)
+            return (inner if name in ("recipe", "settings") else f"{name}.{inner}"), was, now
+    return "the study", old, new
+
+
+def refuse_foreign(folder: Path, ours: Collection[str]) -> None:
+    """UsageError for a folder with other things in it than ``ours``, which is left as it is."""
+    if folder.is_file():
+        raise UsageError(str(folder), "is a file", "a folder", _REMEDY)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    foreign = sorted(name for name in names if name not in ours and not name.startswith(TMP_PREFIX))
+    if foreign:
+        raise UsageError(str(folder), f"holds {foreign[0]!r}, which is no study's", "an empty or new folder")
+
+
+def refuse_other_content(
+    folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], hashes: Sequence[str] = ("trainval_hash",)
+) -> None:
+    """UsageError when a study was made with other sessions, or other content of them: ids -> facts with hashes."""
+    changed = sorted(
+        i
+        for i in {*old, *new}
+        if [(old.get(i) or {}).get(name) for name in hashes] != [(new.get(i) or {}).get(name) for name in hashes]
+    )
+    if changed:
+        found = f"was made with other content of {', '.join(changed[:3])}{' ...' if changed[3:] else ''}"
+        raise UsageError(str(folder), found, "the same recordings", _REMEDY)
