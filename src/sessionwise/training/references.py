@@ -255,7 +255,7 @@ def principal_components(counts: Tensor, rates: Tensor, n: int) -> tuple[Tensor,
     largest = vectors.abs().argmax(dim=0)
     vectors = vectors * vectors[largest, torch.arange(P)].sign()
     loadings = scale[:, None] * vectors / variance.clamp_min(1e-12).sqrt()
-    return loadings.float(), (rates @ loadings).float()
+    return loadings.float().contiguous(), (rates @ loadings).float()
 
 
 def components(counts: Tensor, loadings: Tensor, centre: Tensor) -> Tensor:
@@ -282,7 +282,7 @@ def own_history(counts: Tensor, masked: Tensor, rates: Tensor) -> Tensor:
     gain of the trial under a Gamma prior of one spike; 0 while nothing was seen.
     """
     visible = ~masked[..., None]
-    spikes, expected = (counts * visible).float().cumsum(dim=1), (rates * visible).cumsum(dim=1)
+    spikes, expected = (counts.float() * visible).cumsum(dim=1), (rates * visible).cumsum(dim=1)
     gain = spikes.add_(1).div_(expected.add_(1)).log_()
     return F.pad(gain[:, :-1], (0, 0, 1, 0))
 
