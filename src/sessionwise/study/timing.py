@@ -63,7 +63,8 @@ def measure(
     """Time single steps and scores on random counts (trials, n_bins, n_units), one thread.
 
     Each of the three numbers is the fastest of what fits into ``seconds``, of one at least, after a smaller step to
-    warm up. On a CPU it is time of the process, so that other work on the machine does not count. Raises EnvironmentProblem when the settings ask for a device that is not here.
+    warm up. On a CPU it is time of the process, so that other work on the machine does not count. Raises
+    EnvironmentProblem when the settings ask for a device that is not here.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
