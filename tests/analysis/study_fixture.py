@@ -47,6 +47,7 @@ CONTROL_LEVELS: dict[tuple[str, str], float] = {
     ("minus_worst", "minus 2"): 0.159,
 }
 STEP_MATCHED_GAP = 0.003  # the top sessions minus all of them at equal steps
+CORE_REACH = 0.006  # half the interval of a difference between two cores of a ranking
 # What each held-out session adds to every level, so that sessions differ and all differences between arms stay.
 SHIFT = (0.0, -0.02, 0.02, 0.01, -0.01)
 
@@ -389,7 +390,16 @@ def ranking_of(study: Mapping[str, Any], h: int, rotate: int = 1, step: float = 
         "rows": rows,
         "baseline": _control(BASELINE + SHIFT[h], seeds, BASELINE_STEPS),
         "random_core": _control(0.07 + SHIFT[h], seeds, FINETUNE_STEPS),
-        "differences": [{"name": "best core - baseline", "mean": 0.01, "low": 0.005, "high": 0.015, "level": 0.95}],
+        "differences": [
+            {"name": "best core - baseline", "mean": 0.01, "low": 0.005, "high": 0.015, "level": 0.95},
+            {
+                "name": "best core - median core",
+                "mean": 0.03,
+                "low": 0.03 - CORE_REACH,
+                "high": 0.03 + CORE_REACH,
+                "level": 0.95,
+            },
+        ],
         "noise": {"seed_correlation": 0.9, "seed_sd": 0.002, "spread_sd": 0.024, "p_equal": found.p_equal},
         "horizon": {"steps_ahead": [1, 2], "best": [0.15, 0.12], "baseline": [0.14, 0.11], "random_core": [0.07, 0.06]},
         "curves": _curves(pool, seeds, study["heldout"][h]),
