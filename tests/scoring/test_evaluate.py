@@ -97,3 +97,29 @@ def test_training_null_is_an_option(case):
 def test_evaluated_trials_without_spikes_are_refused():
     with pytest.raises(DataError, match="no spike in the evaluated trials"):
         Scorer("a", np.zeros((3, 8, 5), np.uint8), np.arange(3), 10, SETTINGS)
+
+
+class Known:
+    """A predictor that is no NDT: it knows the rates (K, T, N) of every trial."""
+
+    objective, device = "masked_causal", torch.device("cpu")
+
+    def __init__(self, rates):
+        self.rates, self.seen = torch.from_numpy(rates), []
+
+    def log_rates_at(self, bins, counts, masked, session_id):
+        self.seen.append((session_id, torch.equal(bins, masked)))
+        return self.rates[bins].log().float()
+
+
+def test_anything_that_gives_log_rates_is_scored():
+    """Known rates score what the likelihood says, in one chunk of trials and, asked for, with training's null rates."""
+    rng = np.random.default_rng(3)
+    rates = rng.gamma(2.0, 0.4, (60, 8, 5))
+    counts, null = rng.poisson(rates).astype(np.uint8), np.full(5, 0.7)
+    known = Known(rates)
+    for baseline in (None, null):
+        scorer = Scorer("a", counts, np.arange(60), 60, SETTINGS, baseline)
+        found = scorer.forward_prediction(known)
+        assert found.bps == pytest.approx(lik.bits_per_spike(rates, counts, baseline), abs=1e-5)
+    assert known.seen == [("a", True)] * 6  # three folds, twice; what is scored was hidden

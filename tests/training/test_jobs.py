@@ -90,6 +90,60 @@ def test_options_of_finetuning(study, toy_settings, overrides, core_moves, embed
     assert torch.equal(row, mean) == (not embedding_moves and overrides.get("finetune.session_embedding") != "fresh")
 
 
+def test_the_core_of_a_baseline_is_frozen_under_fresh_stitchers(study):
+    """The control "own core": pretrained on the held-out session itself."""
+    sessions, settings, specs, store = study
+    own = finetune_spec(sessions, HELDOUT, specs["base"], settings, 10)
+    final = evaluate_spec(sessions, HELDOUT, own, settings)
+    assert {o.state for o in execute([own, final], store, on="here").values()} == {"done"}
+    base, tuned = jobs.load_trained(store, specs["base"].key), jobs.load_trained(store, own.key)
+    assert (
+        own.inputs == {"core": specs["base"].key} and own.label == f"finetune {HELDOUT} on baseline {HELDOUT}, seed 10"
+    )
+    assert base.core_hash() == tuned.core_hash() == store.result(own.key)["core_hash"]
+    (of_base,), (of_tuned,) = base.session_embeddings.values(), tuned.session_embeddings.values()
+    assert torch.equal(of_base, of_tuned)
+    assert not torch.equal(base.stitchers_of(HELDOUT).decode.weight, tuned.stitchers_of(HELDOUT).decode.weight)
+    assert store.result(final.key)["bps"] == pytest.approx(bps_on_test_trials(sessions, tuned), abs=1e-9)
+
+
+@pytest.mark.parametrize("core", ["core", "several", None])
+def test_a_finetuning_of_all_weights_is_stored_whole_and_evaluated(study, toy_settings, core):
+    """Its core is its own: neither the pretrained one nor, for an untrained one, the initial."""
+    sessions, _, specs, store = study
+    settings = preset("tiny", {**toy_settings, "finetune.freeze_core": False})
+    spec = finetune_spec(sessions, HELDOUT, specs[core] if core else None, settings, 10)
+    final = evaluate_spec(sessions, HELDOUT, spec, settings)
+    assert {o.state for o in execute([spec, final], store, on="here").values()} == {"done"}
+    model = jobs.load_trained(store, spec.key)
+    assert list(model.session_ids) == [HELDOUT] and model.core_hash() == store.result(spec.key)["core_hash"]
+    start = jobs.load_trained(store, specs[core].key) if core else jobs.NDT(model.config, model.n_bins, 10)
+    assert model.core_hash() != start.core_hash()
+    assert store.result(final.key)["bps"] == pytest.approx(bps_on_test_trials(sessions, model), abs=1e-9)
+
+
+def test_the_last_checkpoint_after_a_number_of_steps(study, toy_settings):
+    """The step-matched control: nothing is chosen on validation, so nothing is cross-fitted."""
+    sessions, _, specs, store = study
+    settings = preset("tiny", {**toy_settings, "finetune.keep": "last", "finetune.steps": 12})
+    spec = finetune_spec(sessions, HELDOUT, specs["core"], settings, 10)
+    final = evaluate_spec(sessions, HELDOUT, spec, settings)
+    execute([spec, final], store, on="here")
+    result, model = store.result(spec.key), jobs.load_trained(store, spec.key)
+    assert (result["steps"], result["best_step"], result["cross_fitted"]) == (12, 12, False)
+    found = jobs.scorer(sessions.load(HELDOUT, 0), "validation", settings.evaluation).forward_prediction(model)
+    assert result["bps"] == pytest.approx(found.bps, abs=1e-9)
+    assert store.result(final.key)["bps"] == pytest.approx(bps_on_test_trials(sessions, model), abs=1e-9)
+
+
+def bps_on_test_trials(sessions, model):
+    """Bits per spike of a model on the held-out session's test trials, scored beside the jobs."""
+    data = sessions.load(HELDOUT, 0)
+    counts = np.asarray(sessions.session(HELDOUT).counts)[data.split.test]
+    scorer = Scorer(HELDOUT, counts, data.split.test, data.meta.n_trials, EvaluationSettings())
+    return scorer.forward_prediction(model).bps
+
+
 def test_common_random_numbers_for_all_cores_of_a_seed(study):
     """Protocol A12: fresh stitchers of a target and seed do not depend on the core."""
     _, _, specs, store = study
@@ -137,7 +191,8 @@ def test_final_evaluation_scores_test_trials_and_is_written_down(study):
     )
     record = read_json(jobs.ledger_folder(store) / f"{specs['final'].key}.json")
     assert record["attempts"] == 1 and record["sessions"] == {HELDOUT: data.test_hash}
-    assert len(list(jobs.ledger_folder(store).glob("*.json"))) == 1  # nothing else opened them
+    opened = {path.stem for path in jobs.ledger_folder(store).glob("*.json")}
+    assert opened == {key for key in store.keys() if store.spec(key).kind == "evaluate"}  # nothing else opened them
 
 
 def test_only_final_evaluations_depend_on_test_trials(study, toy_store, tmp_path):

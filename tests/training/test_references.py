@@ -352,3 +352,18 @@ def test_a_trial_of_two_bins_and_a_single_unit_are_enough():
     counts = np.random.default_rng(0).poisson(1.0, (30, 2, 1)).astype(np.uint8)
     glm = fitted(counts, GLMSettings())[-1]
     assert glm.lags == 1 and glm.loadings.shape == (1, 1) and np.isfinite(score(glm, counts).bps)
+
+
+def test_a_fit_that_is_no_number_is_an_outcome_with_a_reason(known, tmp_path, monkeypatch):
+    _, _, sessions, _, _ = known
+
+    def broken(session_id, counts, settings):
+        yield references.Candidate(
+            {"smoothing": 1.0}, references.PSTH(session_id, torch.full((20, 6), torch.nan)), 0, 0
+        )
+
+    monkeypatch.setattr(jobs, "psth_candidates", broken)
+    spec, store = reference_spec(sessions, "a", "psth", SETTINGS), RunStore(tmp_path / "runs")
+    outcome = execute([spec], store, on="here")[spec.key]
+    assert outcome.state == "diverged" and "validation score nan" in outcome.reason
+    assert store.result(spec.key)["best_bps"] is None and not (store.folder(spec.key) / "reference.json").exists()
