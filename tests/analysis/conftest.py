@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -206,3 +207,19 @@ def make_ranking():
 @pytest.fixture(scope="session")
 def make_comparison():
     return fake_comparison
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    """The document of a study of three held-out sessions, two runs of which have no score."""
+    from study_documents import made
+
+    return copy.deepcopy(made("whole")[0])
+
+
+@pytest.fixture
+def nothing() -> dict[str, Any]:
+    """The document of a study in which everything failed."""
+    from study_documents import without_scores
+
+    return without_scores()

@@ -97,11 +97,15 @@ def entries_of(entries: Sequence[Document], heldout: str | None) -> dict[str, Do
     return {arm: mine[arm] for arm in (*ORDERS, *mine) if arm in mine}
 
 
-def runs(axes: Axes, x: Any, values: Sequence[float], color: str, marker: str) -> None:
-    """Single runs: open markers, or a cloud of small ones where they are many. x: one place or one for each."""
+def runs(axes: Axes, x: Any, values: Sequence[float], color: str, marker: str, *, of: int | None = None) -> None:
+    """Single runs: open markers, or a cloud of small ones where they are many.
+
+    x: one place or one for each; of: how many runs a cell has, where the values are those of several cells.
+    """
     if not values:
         return
-    many = len(values) > MANY_RUNS
+    many = (of or len(values)) > MANY_RUNS
+    look: dict[str, Any]
     look = {"mfc": color, "mec": "none", "alpha": 0.3} if many else {"mfc": "white", "mec": color, "mew": 0.7}
     places = np.broadcast_to(np.asarray(x, dtype=float), (len(values),))
     axes.plot(places, list(values), ls="none", marker=marker, ms=2.4 if many else 3.1, zorder=3, **look)
@@ -158,10 +162,18 @@ def log_step(values: Sequence[float], share: float = 0.028) -> float:
 
 
 def legend(figure: Figure, entries: Sequence[Line2D], columns: int | None = None) -> None:
-    """A legend below all panels."""
+    """A legend below all panels, in as many columns as the figure's width holds."""
     width = figure.get_size_inches()[0]
-    columns = columns or max(2, min(len(entries), int(width / 1.35)))
-    figure.legend(handles=entries, loc="outside lower center", ncols=columns, columnspacing=1.6)
+    names = [str(entry.get_label()) for entry in entries]
+    most = min(columns or len(names), len(names))
+    fitting = [n for n in range(most, 1, -1) if _legend_width(names, n) < width]
+    figure.legend(handles=entries, loc="outside lower center", ncols=fitting[0] if fitting else 1, columnspacing=1.4)
+
+
+def _legend_width(names: Sequence[str], columns: int) -> float:
+    """About how wide a legend is, in inches; it is filled column by column."""
+    longest = [max(map(len, part)) for part in np.array_split(np.array(names, dtype=object), columns)]
+    return float(sum(0.56 + 0.065 * n for n in longest))
 
 
 def width_for(document: Document) -> float:

@@ -12,8 +12,8 @@ Document = Mapping[str, Any]
 _TEXTS = {
     "claims": "The claims at a glance: on average, for each held-out session, and the number that was judged with its "
     "95 % interval. Disc: supported; cross: not supported; ring: undecided; dash: not measured.",
-    "scaling": "Score on test trials against the number of sessions (Fig. 3a of the paper). {bars} Small open markers: "
-    "single runs. Dashed: baseline{band}. A cross at the axis: the mean is refused because a run is missing.",
+    "scaling": "Score on test trials against the number of sessions (Fig. 3a of the paper). {bars} {single}Dashed: "
+    "baseline{band}.{refused}",
     "trials": "The same scores against all trials of the pretraining sessions (Fig. 3b of the paper). Lines: least "
     "squares on ln(trials) without all sessions; shading: SD of the runs about the line. Diamonds: the fit "
     "extrapolated to all sessions, drawn beside the star that was measured there; thick: 95 % interval of the line, "
@@ -37,6 +37,7 @@ _TEXTS = {
     "Grey: a session to itself, or no score.",
     "curves": "Validation score during training. A curve that still climbs at its end was not trained to the end.",
 }
+_REFUSED = " A cross at the axis: the mean is refused because a run is missing."
 _ONE_RUN = "One run a point: no SD."
 
 
@@ -46,6 +47,8 @@ def caption(name: str, document: Document) -> str:
     hatched = "Hatched: 95 % band when all held-out sessions share one quality and single rankings add noise."
     words = {
         "bars": bars(document),
+        "single": "Small open markers: single runs. " if len(document["seeds"]) > 1 else "",
+        "refused": _REFUSED if any(p["mean"] is None for curve in document["curves"] for p in curve["points"]) else "",
         "band": ", band: SD over seeds" if len(document["seeds"]) > 1 else "",
         "quality": hatched if known.get("quality_low") else "The band under a shared quality is missing.",
         "averaged": " of the mean over held-out sessions" if len(document["heldout"]) > 1 else "",

@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from sessionwise.analysis import panels, study_judged_figures, study_session_figures
 from sessionwise.analysis.figures import GREY, INK, SCORE, gaps, style
@@ -24,6 +23,7 @@ Document = Mapping[str, Any]
 
 MOST_LINEAR_PERCENT = 1000
 _SESSIONS = "sessions in pretraining"
+_SINGLE: dict[str, Any] = {"ls": "none", "marker": "o", "ms": 3.2, "mfc": "white", "mec": GREY, "mew": 0.7}
 # Of the step between two orders: how far single runs stand from their mean.
 _ASIDE = 0.6
 
@@ -95,7 +95,7 @@ def _runs_and_sd(axes: Axes, x: float, runs_at: float, point: Document, look: Ma
     if len(point["values"]) > 1 or point["mean"] is None:
         panels.runs(axes, runs_at, point["values"], look["color"], look["marker"])
     if point["mean"] is None:
-        place = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 6}
+        place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 6}
         axes.plot(x, 0.02, "x", ms=4.6, mew=1.5, color=look["color"], **place)
     else:
         panels.bar(axes, x, point["mean"], point["sd"], look["color"])
@@ -115,15 +115,16 @@ def _legend(
     baseline: bool = False,
     refused: bool = False,
     every: str = "all sessions",
-    more: Sequence[Line2D | Patch] = (),
+    more: Sequence[Line2D] = (),
 ) -> None:
-    entries: list[Line2D | Patch] = [*panels.order_entries(document)]
+    entries: list[Line2D] = [*panels.order_entries(document)]
     if every and document["n_pool"] in document["sizes"]:
         entries.append(Line2D([], [], label=every, **ALL))
     if baseline and any(row["arm"] == "baseline" and row["mean"] is not None for row in document["baselines"]):
         entries.append(Line2D([], [], label="baseline", **BASELINE))
-    single: dict[str, Any] = {"ls": "none", "marker": "o", "ms": 3.2, "mfc": "white", "mec": GREY, "mew": 0.7}
-    entries.append(Line2D([], [], label="single run", **single))
+    every_point = [point for curve in document["curves"] for point in curve["points"]]
+    if any(len(point["values"]) > 1 for point in every_point):
+        entries.append(Line2D([], [], label="single run", **_SINGLE))
     if refused:
         entries.append(Line2D([], [], ls="none", marker="x", ms=4.6, mew=1.5, color=GREY, label="incomplete: no mean"))
     panels.legend(figure, [*entries, *more])
@@ -154,8 +155,9 @@ def _trials_panel(axes: Axes, document: Document, heldout: str | None) -> bool:
         axes.plot([p["trials"] for p in known], [p["mean"] for p in known], ms=4.6, zorder=5, **look)
         places += [p["trials"] for p in known]
     for arm, fit in fits.items():
-        points = fit["points"]
-        panels.runs(axes, [x for x, _ in points], [y for _, y in points], ORDERS[arm]["color"], ORDERS[arm]["marker"])
+        points, look = fit["points"], ORDERS[arm]
+        of = max((len(point["values"]) for point in curves[arm]["points"]), default=1) if arm in curves else 1
+        panels.runs(axes, [x for x, _ in points], [y for _, y in points], look["color"], look["marker"], of=of)
         places += [x for x, _ in points]
     every = _point_of_all(document, curves)
     if every is not None and every["mean"] is not None and every["trials"]:
@@ -218,9 +220,17 @@ def _trials_axis(axes: Axes, places: Sequence[float]) -> None:
     round_ones = [m * 10.0**d for d in digits for m in (1, 2, 5) if low <= m * 10.0**d <= high]
     if len(round_ones) < 2:
         round_ones = [low, high] if high > low else [low]
-    panels.log_axis(axes, round_ones, [f"{value:g}" for value in round_ones], room=0.16)
     span = math.log(high / low) or 1.0
+    named = math.log(round_ones[-1] / round_ones[0]) or 1.0
+    panels.log_axis(axes, round_ones, [_short(value) for value in round_ones], room=0.18 * span / named)
     axes.set_xlim(low * math.exp(-0.06 * span), high * math.exp(0.06 * span))
+
+
+def _short(value: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if letter == 'k' else size):g}{letter}"
+    return f"{value:g}"
 
 
 # Fig. 3c: percent over one session ------------------------------------------------------------------------------------
@@ -260,7 +270,7 @@ def _over_one_panel(axes: Axes, document: Document, heldout: str | None) -> bool
             x = point["size"] * factor
             each = [100 * (value - one) / one for value in point["values"]]
             panels.runs(axes, x * math.exp(_ASIDE * step), each if len(each) > 1 else (), look["color"], look["marker"])
-            panels.bar(axes, x, point["over_one_percent"], _share(point["sd"], one), look["color"])
+            panels.bar(axes, x, point["over_one_percent"], _share(point["sd"], one or 1.0), look["color"])
     if drew:
         axes.axhline(0, color=GREY, lw=0.8, zorder=1)
         _size_axis(axes, document)

@@ -187,7 +187,7 @@ def transfer(document: Document) -> Figure | None:
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
     bar.set_label(f"{SCORE}, validation")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure
 
 
@@ -225,7 +225,7 @@ def curves(document: Document) -> Figure | None:
     if not parts:
         return None
     figure, axes_of = panels.grid_of_panels(len(parts))
-    looks = {}
+    looks: dict[int, dict[str, Any]] = {}
     for axes, (name, some_curves, best) in zip(axes_of, parts, strict=True):
         looks |= _curve_panel(axes, some_curves, best)
         panels.title(axes, name)
@@ -238,7 +238,7 @@ def curves(document: Document) -> Figure | None:
 def _curve_panel(axes: Axes, known: Sequence[Document], best: str | None) -> dict[int, dict[str, Any]]:
     """Draw the curves; the looks that were used by their z-order."""
     top = {"session": best} if best is not None else None
-    looks = {}
+    looks: dict[int, dict[str, Any]] = {}
     for curve in sorted(known, key=lambda c: curve_look(c, top)["zorder"]):
         look = curve_look(curve, top)
         looks[look["zorder"]] = look

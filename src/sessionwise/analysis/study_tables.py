@@ -34,7 +34,8 @@ _PAIRS = {"random": "random", "ranked": "ranked", "reverse_ranked": "reverse-ran
 class Table:
     """A table twice: for people (``header``, ``groups`` of lines under a heading) and for machines (``tidy``).
 
-    n_text: how many columns from the left are text (aligned left); wide: text in the last column, which may wrap.
+    n_text: how many columns from the left are text (aligned left); wide: text in the last column, which may wrap;
+    notes: sentences below the table, such as why a number is missing.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Table:
     tidy: Sequence[Line]
     n_text: int = 1
     wide: bool = False
+    notes: Sequence[str] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -54,6 +56,11 @@ def tables(document: Document) -> dict[str, Table]:
     """Every table that has a line, by name."""
     made = (make(document) for make in TABLES)
     return {table.name: table for table in made if not table.is_empty}
+
+
+def _printed(heldout: str | None, document: Document) -> bool:
+    """Whether a line is for people too: the average of one held-out session says nothing new."""
+    return heldout not in (None, "mean") or len(document["heldout"]) > 1
 
 
 def render(table: Table, form: str) -> bytes:
@@ -81,13 +88,17 @@ def table1(document: Document) -> Table:
         title = f"{_UNIT[row['unit']]}, best size chosen on {row['choice']} trials"
         title += " (as in the paper)" if (row["choice"], row["unit"]) == ("test", "%") else ""
         cells = [_best(entries.get(order), row["unit"], order != "top") for order in _COLUMNS]
-        groups.setdefault(title, []).append([row["heldout"], *cells])
+        name = heldout_name(None, document) if row["heldout"] == "mean" else row["heldout"]
+        if _printed(row["heldout"], document):
+            groups.setdefault(title, []).append([name, *cells])
+    reasons = dict.fromkeys(row[o]["reason"] for row in known["rows"] for o in _COLUMNS if row.get(o))
+    notes = [f"–: {reason}." for reason in reasons if reason]
     header = ["held-out session", "random", "ranked", "reverse-ranked", f"ranked top {known['top']}"]
     text = (
         "Improvement over the baseline at each order's best size below all sessions (Table 1 of the paper), the size "
         "in brackets; 95 % intervals for the size as chosen. Chosen on test trials the best size is optimistic."
     )
-    return Table("table1", text, header, list(groups.items()), tidy)
+    return Table("table1", text, header, list(groups.items()), tidy, notes=notes)
 
 
 _UNIT = {"%": "Percent over the baseline", "bps": "Difference in bits per spike"}
@@ -180,7 +191,8 @@ def scores(document: Document) -> Table:
             cells = [str(point["size"]), number(point["mean"]), number(point["sd"]), _of(point)]
             cells += [with_interval(point["difference"]), signed(point["improvement_percent"], 1)]
             cells += [signed(point["over_one_percent"], 1), grouped(point["trials"]), grouped(point["steps"])]
-            groups.setdefault(title, []).append([*cells, point["reason"] or ""])
+            if _printed(curve["heldout"], document):
+                groups.setdefault(title, []).append([*cells, point["reason"] or ""])
     header = ["sessions", "bits/spike", "SD", "runs", "minus baseline", "% over baseline", "% over one"]
     header += ["trials", "steps", "note"]
     text = (
@@ -203,7 +215,8 @@ def references(document: Document) -> Table:
         tidy.append([*front, row["steps"], percent, *ends, row["reason"]])
         cells = [heldout_name(row["heldout"], document), number(row["mean"]), number(row["sd"]), _of(row)]
         cells += [with_interval(row["difference"]), signed(percent, 1), grouped(row["steps"]), _why(row)]
-        groups.setdefault(ARMS.get(row["arm"], row["arm"]), []).append(cells)
+        if _printed(row["heldout"], document):
+            groups.setdefault(ARMS.get(row["arm"], row["arm"]), []).append(cells)
     header = [
         "held-out session",
         "bits/spike",
@@ -235,7 +248,8 @@ def controls(document: Document) -> Table:
             tidy.append([*cells, row["trials"], row["steps"], _why(row)])
             words = [compared(row, document), row["against"], heldout_name(row["heldout"], document)]
             words += [number(row["mean"]), number(row["sd"]), _of(row), with_interval(row["difference"])]
-            lines.append([*words, grouped(row["trials"]), grouped(row["steps"]), _why(row)])
+            if _printed(row["heldout"], document):
+                lines.append([*words, grouped(row["trials"]), grouped(row["steps"]), _why(row)])
         if lines:
             groups.append((control["title"], lines))
     header = ["control", "against", "held-out session", "bits/spike", "SD", "runs", "difference", "trials", "steps"]
@@ -307,7 +321,8 @@ def fits(document: Document) -> Table:
         cells = [heldout_name(fit["heldout"], document), ARMS.get(fit["arm"], fit["arm"]), with_interval(slope)]
         cells += [number(fit["r2"], 2), grouped(fit["trials_all"]), with_interval(wide)]
         cells += [number(saturating.get("predicted")), number(measured.get("mean")), fit["reason"] or ""]
-        lines.append(cells)
+        if _printed(fit["heldout"], document):
+            lines.append(cells)
     header = ["held-out session", "order", "slope per ln(trials)", "R²", "trials of all", "predicted (95 % prediction)"]
     header += ["saturating fit", "measured", "note"]
     text = "Least squares of the score on ln(trials) below all sessions, and what it predicts for all of them."
@@ -324,7 +339,8 @@ def metadata(document: Document) -> Table:
         rho = number(row["rho"], 2)
         rho += f" [{number(row['low'], 2)}, {number(row['high'], 2)}]" if row.get("low") is not None else ""
         cells = [row["name"], rho, *(_p(row.get(name)) for name in ("p", "p_holm", "p_bh")), str(row["n"])]
-        groups.setdefault(heldout_name(row["heldout"], document), []).append(cells)
+        if _printed(row["heldout"], document):
+            groups.setdefault(heldout_name(row["heldout"], document), []).append(cells)
     header = ["predictor", "Spearman's ρ", "p", "Holm", "BH", "sessions"]
     text = "Does metadata predict the score of a session? Every predictor that was tried; p raw and corrected."
     return Table("metadata", text, header, list(groups.items()), tidy)
@@ -338,7 +354,8 @@ def many_shuffles(document: Document) -> Table:
     for row in document["many_shuffles"]:
         tidy.append([row["heldout"] or "mean", row["size"], *map(row.get, names)])
         cells = [heldout_name(row["heldout"], document), str(row["size"]), number(row["value"]), _of(row)]
-        lines.append([*cells, number(row["percentile"], 1), _p(row["p"]), row["reason"] or ""])
+        if _printed(row["heldout"], document):
+            lines.append([*cells, number(row["percentile"], 1), _p(row["p"]), row["reason"] or ""])
     header = ["held-out session", "sessions", "ranked set, bits/spike", "random sets", "percentile", "p", "note"]
     text = "Where the ranked set stands among random sets of its size."
     return Table("many-shuffles", text, header, [("", lines)], tidy, wide=True)
@@ -435,6 +452,7 @@ def _markdown(table: Table) -> str:
     for title, group in table.groups:
         lines += [_row([f"**{safe_markdown(title)}**", *[""] * (n - 1)])] if title else []
         lines += [_row(map(safe_markdown, line)) for line in group]
+    lines += [line for note in table.notes for line in ("", safe_markdown(note))]
     return "\n".join(lines) + "\n"
 
 
@@ -456,13 +474,14 @@ def _latex(table: Table) -> str:
     columns = "".join("l" if _is_text(table, i) else "r" for i in range(n))
     if table.wide:
         columns = f"{columns[:-1]}p{{5cm}}"
-    lines = [f"% {_comment(table.caption)}", "% needs \\usepackage{booktabs}", f"\\begin{{tabular}}{{{columns}}}"]
+    lines = [f"% {shown(table.caption)}", "% needs \\usepackage{booktabs}", f"\\begin{{tabular}}{{{columns}}}"]
     lines += ["\\toprule", _tex_row(table.header), "\\midrule"]
     for i, (title, group) in enumerate(table.groups):
         lines += ["\\addlinespace"] if i else []
         lines += [f"\\multicolumn{{{n}}}{{l}}{{\\textbf{{{safe_latex(title)}}}}} \\\\"] if title else []
         lines += [_tex_row(line) for line in group]
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+    notes = [f"% {shown(note)}" for note in table.notes]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *notes]) + "\n"
 
 
 def _tex_row(cells: Sequence[Any]) -> str:
@@ -500,10 +519,6 @@ _TEX = {
 def safe_latex(text: Any) -> str:
     """Text without a character that LaTeX acts on; [ and * are guarded, since a line end before them takes them."""
     return "".join(_TEX.get(character, character) for character in visible(text))
-
-
-def _comment(text: str) -> str:
-    return shown(text)
 
 
 def _is_text(table: Table, i: int) -> bool:
