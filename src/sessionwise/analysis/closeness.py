@@ -242,17 +242,21 @@ def closeness_decomposition(
     variance: shares of the variance between sessions, scores standardised for each target: {shared, specific, noise}
     (correlation between targets; what comes back with other seeds but not for other targets; the rest).
 
-    verdict: "closeness" when the interval of ``shared`` lies below 0.75: at least a quarter of what comes back belongs
-    to the held-out session; "size" when it lies above: targets agree on what is a good session, be it size or quality;
-    "undecided" when it holds 0.75, when the interval of the ceiling reaches 0 (the order does not come back with other
-    seeds), with one seed, one target, or fewer than three sessions (``reason``).
+    p_noise: chance that seeds agree as well as they do if each ordered the sessions at random (permutation).
+
+    verdict: "closeness" when the share in common is below 0.75 (the interval of cross_target_rho - 0.75 ceiling lies
+    below 0): at least a quarter of what comes back belongs to the held-out session; "size" when it is above: targets
+    agree on what is a good session, be it size or quality; "undecided" when that interval holds 0, when p_noise is
+    above 0.025 (the order does not come back with other seeds), with one seed, one target, or fewer than three
+    sessions (``reason``).
     """
     scores = [finite(f"scores for {t['heldout']}", t["seed_scores"], 2) for t in targets]
     trials = [finite(f"trials for {t['heldout']}", t["trials"], 1) for t in targets]
     _same_sessions(targets, scores, trials)
     extra = _trial_variance("closeness_decomposition", [t.get("trial_variance", 0.0) for t in targets], len(targets))
     numbers = ("cross_target_rho", "ceiling", "shared", "rho_trials", "partial_rho", "partial_shared")
-    result: dict[str, Any] = {"verdict": "undecided", "reason": None, "threshold": SHARED, "level": _LEVEL}
+    result: dict[str, Any] = {"verdict": "undecided", "reason": None, "p_noise": None}
+    result |= {"threshold": SHARED, "level": _LEVEL}
     result |= {**dict.fromkeys(numbers), "variance": None, "per_heldout": [], "n_targets": len(targets)}
     result["n_sessions"] = len(scores[0]) if scores else 0
     reason = _unfit(scores)
@@ -272,8 +276,9 @@ def closeness_decomposition(
         for i, t in enumerate(targets)
     ]
     result |= {**found, "variance": parts, "per_heldout": each}
-    verdict, reason = _verdict(measured)
-    return {**result, "verdict": verdict, "reason": reason}
+    p_noise = _p_noise(scores, rng, n_boot)
+    verdict, reason = _verdict(measured, p_noise)
+    return {**result, "p_noise": p_noise, "verdict": verdict, "reason": reason}
 
 
 def _same_sessions(targets: Sequence[Mapping[str, Any]], scores: Sequence[Floats], trials: Sequence[Floats]) -> None:
@@ -317,14 +322,28 @@ def _agreement(scores: Sequence[Floats], trials: Sequence[Floats], extra: Floats
     return found | {f"reliability {i}": values for i, values in enumerate(reliability)}
 
 
-def _verdict(measured: Draws) -> tuple[str, str | None]:
-    floor = limits(measured["ceiling"][1:], _LEVEL)[0]
-    if not floor > 0:
+def _p_noise(scores: Sequence[Floats], rng: np.random.Generator, n_draws: int) -> float:
+    """Chance that seeds agree as well as they do, mean over targets, when each orders the sessions at random."""
+    ranks = [stats.rankdata(x, axis=0).T for x in scores]
+    found = float(np.mean([_over_pairs([row[None] for row in _centred(x)], _correlation)[0] for x in ranks]))
+    n = len(scores[0])
+    drawn = np.zeros(n_draws)
+    for x in ranks:
+        dealt = [rng.permuted(np.tile(row, (n_draws, 1)), axis=1) for row in _centred(x)]
+        drawn += _over_pairs(dealt, _correlation)[0] / len(ranks)
+    if not np.isfinite(found):  # a seed to which all sessions are equal
+        return 1.0
+    return float((1 + (drawn >= found - 1e-9 * n).sum()) / (1 + n_draws))
+
+
+def _verdict(measured: Draws, p_noise: float) -> tuple[str, str | None]:
+    if not p_noise <= (1 - _LEVEL) / 2:
         return "undecided", "the order does not come back with other seeds"
-    low, high = limits(measured["shared"][1:], _LEVEL)
-    if high < SHARED:
+    # The same question as whether the ratio is above or below, without dividing by a ceiling that may be small.
+    low, high = limits((measured["cross_target_rho"] - SHARED * measured["ceiling"])[1:], _LEVEL)
+    if high < 0:
         return "closeness", None
-    if low > SHARED:
+    if low > 0:
         return "size", None
     return "undecided", f"the share in common may lie on either side of {SHARED}"
 
