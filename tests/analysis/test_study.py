@@ -12,6 +12,7 @@ from scipy import stats
 from study_fixture import (
     BASELINE,
     BASELINE_STEPS,
+    CORE_REACH,
     FINETUNE_STEPS,
     HELDOUT,
     LEVELS,
@@ -27,6 +28,8 @@ from study_fixture import (
 )
 
 from sessionwise.analysis.cells import Grid, best_size
+from sessionwise.analysis.estimates import target_of
+from sessionwise.analysis.ranked_sessions import trial_variance
 from sessionwise.analysis.results import StudyResults
 from sessionwise.analysis.study import analyse
 from sessionwise.analysis.summary import require_finite
@@ -254,6 +257,16 @@ def test_a_baseline_below_zero_gives_differences_and_no_percentage() -> None:
     assert rows["mean", "test", "%"]["ranked"]["value"] is None
     assert "not above zero" in rows["mean", "test", "%"]["ranked"]["reason"]
     assert rows[HELDOUT[0], "test", "bps"]["ranked"]["value"] == pytest.approx(0.175)
+
+
+def test_what_serves_every_heldout_session_is_shared_noise() -> None:
+    grid = Grid(make_results(controls=False, rankings=False))
+    names = {"ranked": ("ranked", 3), "all": ("all", 8), "random": ("random", 3), "baseline": ("baseline", None)}
+    target = target_of({name: grid.cell(HELDOUT[0], *asked) for name, asked in names.items()})
+    families = target["families"]
+    assert families["ranked"] == families["baseline"] and families["ranked"] not in target["shared"]
+    assert {families["all"], families["random"]} == set(target["shared"])
+    assert len({families[name] for name in ("ranked", "all", "random")}) == 3
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -512,6 +525,36 @@ def test_overlap_of_rotated_rankings(whole: dict[str, Any]) -> None:
     assert whole["overlap"]["size"] == [0, 0, 1, 2, 3, 4, 5, 8]
     assert whole["overlap"]["expected"] == pytest.approx([8 * (k / 8) ** 3 for k in range(1, 9)])
     assert (whole["overlap"]["n_common"], whole["overlap"]["n_left_out"]) == (8, 0)
+
+
+def test_the_band_of_a_shared_quality_is_at_every_k(whole: dict[str, Any]) -> None:
+    found = whole["overlap"]
+    for name in ("quality_expected", "quality_low", "quality_high", "low", "high"):
+        assert len(found[name]) == len(found["k"]) == 8 and found[name][-1] == 8
+    assert found["quality_reason"] is None
+    assert all(low <= high for low, high in zip(found["quality_low"], found["quality_high"], strict=True))
+    # Noise is far below the steps between sessions: one quality would put the same sessions first.
+    assert found["quality_low"][2] > found["size"][2]
+    assert one(whole["claims"], id="session_specific")["verdict"] == "supported"
+
+
+def test_one_ranking_for_all_is_not_specific() -> None:
+    document = analyse(make_results(rotate=0, controls=False), n_boot=N_BOOT)
+    assert document["overlap"]["size"] == list(range(1, 9))
+    assert one(document["claims"], id="session_specific")["verdict"] != "supported"
+    assert document["closeness"]["verdict"] == "size"
+    assert document["closeness"]["shared"]["mean"] == pytest.approx(1.0, abs=0.03)
+    assert any("serves every held-out session alike" in sentence for sentence in document["answer"]["text"])
+
+
+def test_noise_by_trials_is_that_of_differences_between_cores(whole: dict[str, Any]) -> None:
+    # A difference of two cores has twice the variance of one; the seeds' part is taken off.
+    expected = (CORE_REACH / stats.norm.ppf(0.975)) ** 2 / 2 - 0.002**2 / 2
+    assert whole["overlap"]["trial_variance"] == pytest.approx([expected] * 3)
+    assert whole["closeness"]["trial_variance"] == pytest.approx([expected] * 3)
+    results = make_results(controls=False)
+    bare = tuple({**ranking, "differences": ranking["differences"][:1]} for ranking in results.rankings)
+    assert trial_variance(bare) is None
 
 
 def test_one_ranking_is_no_overlap() -> None:

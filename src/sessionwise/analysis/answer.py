@@ -93,9 +93,8 @@ def _where(claim: Mapping[str, Any]) -> str:
     if n == 1:
         return "one held-out session, test trials"
     each = [entry["verdict"] for entry in claim["per_heldout"]]
-    return (
-        f"average of {n} held-out sessions, test trials; by themselves {each.count(SUPPORTED)} of {len(each)} show it"
-    )
+    word = NOT_SUPPORTED if claim["verdict"] == NOT_SUPPORTED else SUPPORTED
+    return f"average of {n} held-out sessions, test trials; by themselves {each.count(word)} of {len(each)} show it"
 
 
 def _against_baseline(grid: Grid, estimator: Estimator) -> str:
@@ -142,12 +141,19 @@ def _closeness(closeness: Mapping[str, Any] | None) -> str:
     if closeness is None:
         return "Closeness or quality: not judged, which takes rankings for two or more held-out sessions."
     words = {
-        "closeness": "The rankings are about closeness to the held-out session more than about size.",
-        "size": "The rankings are about the size or quality of sessions, which serves every held-out session alike.",
+        "closeness": "The rankings are about closeness to the held-out session more than about size",
+        "size": "The rankings are about the size or quality of sessions, which serves every held-out session alike",
     }
-    return words.get(
-        str(closeness.get("verdict")), "Whether the rankings are about closeness or about size is undecided."
-    )
+    why = f": {closeness['reason']}" if closeness.get("reason") else ""
+    undecided = f"Whether the rankings are about closeness or about size is undecided{why}"
+    return f"{words.get(str(closeness['verdict']), undecided)}{_in_common(closeness.get('shared'))}."
+
+
+def _in_common(shared: Mapping[str, Any] | None) -> str:
+    if not shared or shared["mean"] is None:
+        return ""
+    limits = "" if shared["low"] is None else f" [{shared['low']:.2f}, {shared['high']:.2f}]"
+    return f" (held-out sessions have {shared['mean']:.2f}{limits} of their reproducible order in common)"
 
 
 def _missing(counts: Mapping[str, int], allow_missing: bool) -> str:

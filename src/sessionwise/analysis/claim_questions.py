@@ -30,6 +30,11 @@ class Question:
 Ask = Callable[[Grid, str, str], Question]  # grid, held-out, choice of the best size
 
 
+def no_question(grid: Grid, heldout: str, _: str) -> Question:
+    """For claims that are judged on fits and rankings, not on cells."""
+    return Question(reason="not about single cells")
+
+
 def gap(a: str, b: str, sizes: Sequence[int] | None = None) -> Ask:
     """Order a minus order b at equal size, mean over the sizes below all (or those given)."""
 

@@ -29,6 +29,7 @@ from sessionwise.analysis.claim_questions import (
     best_random_ratio,
     gap,
     gaps_below_ten,
+    no_question,
     one_session_scores_positive,
     per_size,
     points_gain,
@@ -302,7 +303,7 @@ def extrapolation(grid: Grid, fits: Sequence[Document]) -> Document:
         "predicted at all sessions minus measured there, random order only; 95 % prediction interval above 0: "
         "supported; below: not supported; else undecided",
         "bps",
-        top_minus_all,
+        no_question,
     )
     by_heldout = {fit["heldout"]: fit for fit in fits if fit["arm"] == "random"}
     each = {h: _beyond(grid, by_heldout.get(h), h) for h in grid.heldout}
@@ -344,7 +345,7 @@ def session_specific(grid: Grid, overlap: Document | None) -> Document:
         f"sessions in every top {top} expected under one shared quality plus noise, minus those found; 95 % band above "
         "0: supported; below: not supported; else undecided",
         "sessions",
-        top_minus_all,
+        no_question,
     )
     found = _shortfall(top, overlap)
     return document(claim, found, {}, {}, note=_below_band(overlap))
@@ -367,4 +368,7 @@ def _below_band(overlap: Document | None) -> str:
     below = [
         str(k) for k, size, low in zip(overlap["k"], overlap["size"], overlap["quality_low"], strict=True) if size < low
     ]
-    return f"Below the band at k = {', '.join(below)}." if below else "Nowhere below the band."
+    words = f"Below the band at k = {', '.join(below)}." if below else "Nowhere below the band."
+    if overlap.get("trial_variance") is None:
+        words += " The band does not know which noise comes from the choice of trials: it may be too high."
+    return words

@@ -233,11 +233,16 @@ def _converged(entry: Document, grid: Grid) -> Document:
     elif all(known):
         word = "On validation trials the change is below the SD between seeds everywhere: trained to its end."
     else:
-        late = ", ".join(h for h, answer in answers.items() if not answer)
-        word = (
-            f"On validation trials the change is not below the SD between seeds for {late}: the baseline gains by it."
-        )
+        late = [row for row in entry["rows"] if row["heldout"] is not None and row["converged"] is False]
+        each = ", ".join(_change(row) for row in late)
+        more = any(row["validation_change"] > 0 for row in late)
+        end = "pretraining is flattered by a baseline that could gain" if more else "twice the steps make it worse"
+        word = f"On validation trials the change is not below the SD between seeds for {each}: {end}."
     return {**entry, "text": f"{entry['text']} {word}", "converged": all(known) if len(known) == len(answers) else None}
+
+
+def _change(row: Document) -> str:
+    return f"{row['heldout']} ({_signed(row['validation_change'])}, SD {row['validation_sd']:.4f})"
 
 
 def doubling(baseline: Cell, doubled: Cell) -> Document:
