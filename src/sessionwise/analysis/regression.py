@@ -173,10 +173,9 @@ def saturating_fit(trials: ArrayLike, bps: ArrayLike, at: float) -> SaturatingFi
         return _no_curve(at, len(x), "fewer than four different numbers of trials")
     if _r2(y, y - y.mean()) is None:
         return _no_curve(at, len(x), "all scores are equal")
-    fits = [fit for form in _FORMS if (fit := _search(form, x, y)) is not None]
-    if not fits:
+    error, form, b, c, slope, converged = min(_search(form, x, y) for form in _FORMS)
+    if not converged:
         return _no_curve(at, len(x), "does not level off within the numbers of trials at hand")
-    error, form, b, c, slope = min(fits)
     if slope <= 0:
         return _no_curve(at, len(x), "falls with the number of trials")
     middle = float(x.mean())
@@ -205,8 +204,8 @@ def _no_curve(at: float, n: int, reason: str) -> SaturatingFit:
     return SaturatingFit(None, None, None, None, float(at), None, None, n, reason)
 
 
-def _search(form: str, x: Floats, y: Floats) -> tuple[float, str, float, float, float] | None:
-    """(squared error, form, b, c, a) of the best curve of a form; None when the search ends at a bound."""
+def _search(form: str, x: Floats, y: Floats) -> tuple[float, str, float, float, float, bool]:
+    """(squared error, form, b, c, a) of the best curve of a form, and whether the search ended inside its bounds."""
     centred = x - x.mean()
     low, high = (math.log(bound) for bound in _BOUNDS[form])
 
@@ -215,14 +214,14 @@ def _search(form: str, x: Floats, y: Floats) -> tuple[float, str, float, float, 
 
     grid = np.linspace(low, high, 60)
     best = int(np.argmin([error(value) for value in grid]))
-    if best in (0, len(grid) - 1):
-        return None
-    found = optimize.minimize_scalar(
-        error, bounds=(grid[best - 1], grid[best + 1]), method="bounded", options={"xatol": 1e-10}
-    )
-    b = math.exp(float(found.x))
+    inside = 0 < best < len(grid) - 1
+    log_b = float(grid[best])
+    if inside:
+        bounds = (grid[best - 1], grid[best + 1])
+        log_b = float(optimize.minimize_scalar(error, bounds=bounds, method="bounded", options={"xatol": 1e-10}).x)
+    b = math.exp(log_b)
     squared, c, a = _linear(form, centred, y, b)
-    return squared, form, b, c, a
+    return squared, form, b, c, a, inside
 
 
 def _linear(form: str, centred: Floats, y: Floats, b: float) -> tuple[float, float, float]:
@@ -270,9 +269,10 @@ def regression(
     """How much of y (n,) the predictors (n,) each explain.
 
     groups: rows that go together, such as the scores of one session of the pool for several held-out sessions. They are
-    left out of the cross-validation together, and the coefficients' errors are clustered by them with G - p - 1 degrees
-    of freedom: a predictor that belongs to the session gives G independent rows, not n. Without groups the errors are
-    the ordinary ones. n_folds: parts of a cross-validation, dealt by ``rng``; by default each group is left out alone.
+    left out of the cross-validation together, and the coefficients' errors come from leaving out one group at a time
+    (jackknife), with G - p - 1 degrees of freedom: a predictor that belongs to the session gives G independent rows,
+    not n. Without groups the errors are the ordinary ones. n_folds: parts of a cross-validation, dealt by ``rng``; by
+    default each group is left out alone.
 
     None with a reason: everything when y does not vary or no predictor does; errors and R2 without spare rows.
     Raises DataError for values that are not finite, lengths that disagree, or folds that cannot be dealt.
@@ -294,10 +294,10 @@ def regression(
     design = np.column_stack([np.ones(len(response)), *(_standard(values) for values in used.values())])
     target = _standard(response)
     line = np.asarray(np.linalg.lstsq(design, target, rcond=_TINY)[0], dtype=np.float64)
-    rest, rank = target - design @ line, int(np.linalg.matrix_rank(design, tol=_TINY * np.linalg.norm(design)))
+    rest, rank = target - design @ line, design.shape[1] - len(_still(design))
     spare = len(target) - rank
     r2 = _r2(target, rest) if spare > 0 else None
-    rows |= _coefficients(list(used), design, line, rest, labels if groups is not None else None, level)
+    rows |= _coefficients(list(used), design, line, target, labels if groups is not None else None, level)
     return Regression(
         n=len(response),
         n_groups=n_groups,
@@ -348,25 +348,15 @@ def _coefficients(
     names: Sequence[str],
     design: Floats,
     line: Floats,
-    rest: Floats,
+    target: Floats,
     labels: NDArray[np.int64] | None,
     level: float,
 ) -> dict[str, dict[str, Any]]:
     """Each coefficient with its interval and p."""
-    groups = np.arange(len(rest)) if labels is None else labels
-    units = int(groups.max()) + 1
-    freedom = units - design.shape[1]
-    followers = _followers(design)
-    try:
-        inverse = np.linalg.inv(design.T @ design)
-    except np.linalg.LinAlgError:
-        inverse = np.full((design.shape[1], design.shape[1]), np.nan)
-    if labels is None:
-        covariance = inverse * float(rest @ rest) / max(freedom, 1)
-    else:
-        pulls = np.zeros((units, design.shape[1]))
-        np.add.at(pulls, groups, (design * rest[:, None]) @ inverse)
-        covariance = pulls.T @ pulls * units / max(freedom, 1)
+    groups = np.arange(len(target)) if labels is None else labels
+    units, rank = int(groups.max()) + 1, design.shape[1] - len(_still(design))
+    freedom, followers = units - rank, _followers(design)
+    errors = _errors(design, target - design @ line, freedom) if labels is None else _jackknife(design, target, groups)
     found = {}
     for i, name in enumerate(names, start=1):
         row: dict[str, Any] = {"name": name, "mean": None, "low": None, "high": None, "p": None, "reason": None}
@@ -376,21 +366,40 @@ def _coefficients(
             continue
         row["mean"] = rounded(line[i])
         if freedom < 1:
-            row["reason"] = f"{units} independent rows for {design.shape[1]} coefficients"
+            row["reason"] = f"{units} independent rows for {rank} coefficients"
             continue
-        error = math.sqrt(max(0.0, float(covariance[i, i])))
+        error = float(errors[i])
         reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
         row |= {"low": rounded(line[i] - reach), "high": rounded(line[i] + reach)}
         row["p"] = float(2 * stats.t.sf(abs(line[i]) / error, freedom)) if error > _TINY else None
     return found
 
 
-def _followers(design: Floats) -> set[int]:
-    """Columns that are a combination of the others: those that share a direction in which nothing varies."""
+def _errors(design: Floats, rest: Floats, freedom: int) -> Floats:
+    """Ordinary standard errors of the coefficients, from residuals (n,)."""
+    inverse = np.linalg.pinv(design, rcond=_TINY)
+    return np.asarray(np.sqrt((inverse**2).sum(axis=1) * float(rest @ rest) / max(freedom, 1)), dtype=np.float64)
+
+
+def _jackknife(design: Floats, y: Floats, groups: NDArray[np.int64]) -> Floats:
+    """Standard errors from leaving out one group at a time: right, or too large, with few groups of rows alike."""
+    n_groups = int(groups.max()) + 1
+    if n_groups < 2:
+        return np.full(design.shape[1], np.nan)
+    lines = np.stack([np.linalg.lstsq(design[groups != g], y[groups != g], rcond=_TINY)[0] for g in range(n_groups)])
+    return np.asarray(lines.std(axis=0) * math.sqrt(n_groups - 1), dtype=np.float64)
+
+
+def _still(design: Floats) -> Floats:
+    """Directions (m, p + 1) in which no row of the design goes."""
     _, sizes, directions = np.linalg.svd(design, full_matrices=True)
     sizes = np.concatenate([sizes, np.zeros(design.shape[1] - len(sizes))])
-    still = directions[sizes <= 1e-8 * sizes[0]]
-    return {int(i) for i in np.flatnonzero((np.abs(still) > 1e-6).any(axis=0))} if len(still) else set()
+    return np.asarray(directions[sizes <= 1e-8 * sizes[0]], dtype=np.float64)
+
+
+def _followers(design: Floats) -> set[int]:
+    """Columns that are a combination of the others: those that share a direction in which nothing varies."""
+    return {int(i) for i in np.flatnonzero((np.abs(_still(design)) > 1e-6).any(axis=0))}
 
 
 def spearman_screen(y: ArrayLike, predictors: Mapping[str, ArrayLike]) -> list[dict[str, Any]]:
