@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from study_documents import HOSTILE_HELDOUT, HOSTILE_POOL, made
 
-from sessionwise.analysis import pages
+from sessionwise.analysis import pages, study_figures
 from sessionwise.analysis.study_report import facts, write_study_report
 from sessionwise.errors import DataError
 
@@ -45,6 +45,14 @@ def svg_alone(monkeypatch):
     monkeypatch.setattr(pages, "FORMS", ("svg",))
 
 
+@pytest.fixture
+def few_figures(monkeypatch):
+    """Two figures are enough where files are looked at."""
+    few = {name: study_figures.FIGURES[name] for name in ("overlap", "transfer")}
+    every = {**dict.fromkeys(study_figures.FIGURES, lambda document: None), **few}
+    monkeypatch.setattr(study_figures, "FIGURES", every)
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
@@ -60,7 +68,7 @@ def whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pages, "FORMS", ("svg",))
         document, rankings = made("whole")
-        return folder, write_study_report(folder, document, rankings).read_text(), document
+        return folder, write_study_report(folder, document, rankings[:1]).read_text(), document
 
 
 def test_ids_are_data_never_markup(hostile):
@@ -173,12 +181,20 @@ def test_what_failed_is_counted_and_named(whole):
         assert row["what"] in text and row["reason"] in text
 
 
-def test_rankings_have_their_own_page(whole, tmp_path):
+def test_rankings_have_their_own_page(whole, tmp_path, few_figures):
     folder, page, document = whole
     assert 'href="rankings/index.html"' in page and "Ranking" in (folder / "rankings" / "index.html").read_text()
-    write_study_report(tmp_path, document, made("whole")[1][:1])
+    first = made("whole")[1][0]
+    other = {**first, "split_seed": 7}
+    two = write_study_report(tmp_path, document, [other, first]).read_text()
+    assert 'href="rankings/split-7/index.html"' in two and 'href="rankings/index.html"' in two
+    assert json.loads((tmp_path / "rankings" / "split-7" / "report.json").read_text())["rankings"] == [
+        json.loads(json.dumps(other))
+    ]
+    write_study_report(tmp_path, document, [first])
+    assert not (tmp_path / "rankings" / "split-7").exists() and (tmp_path / "rankings" / "index.html").exists()
     alone = write_study_report(tmp_path, document, []).read_text()
-    assert "rankings/index.html" not in alone and not (tmp_path / "rankings" / "index.html").exists()
+    assert "rankings/index.html" not in alone and not (tmp_path / "rankings").exists()
 
 
 def test_the_same_document_gives_the_same_bytes(tmp_path, monkeypatch):
@@ -186,14 +202,13 @@ def test_the_same_document_gives_the_same_bytes(tmp_path, monkeypatch):
     trees = []
     for name in ("one", "two"):
         write_study_report(tmp_path / name, *made("bare"))
-        write_study_report(tmp_path / name, *made("bare"))
         files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
         trees.append({p.relative_to(tmp_path / name).as_posix(): p.read_bytes() for p in files})
     assert trees[0].keys() == trees[1].keys() and len(trees[0]) > 30
     assert [name for name in trees[0] if trees[0][name] != trees[1][name]] == []
 
 
-def test_nothing_of_an_earlier_report_stays(tmp_path):
+def test_nothing_of_an_earlier_report_stays(tmp_path, few_figures):
     write_study_report(tmp_path, made("whole")[0], [])
     assert (tmp_path / "figures" / "transfer.svg").exists() and (tmp_path / "tables" / "controls.tex").exists()
     (tmp_path / "tables" / "notes.txt").write_text("mine")

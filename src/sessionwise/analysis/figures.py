@@ -293,11 +293,11 @@ def overlap_curve(curve: Mapping[str, Any], n_heldout: int) -> Figure:
     """Fig. A2 from its curve; with ``quality_low`` and ``quality_high`` the band under a shared quality too."""
     figure, axes = new_figure(4.2, 3.6 if curve.get("quality_low") else 3.4)
     k = curve["k"]
+    axes.fill_between(k, curve["low"], curve["high"], color=PALE, lw=0, label="95 % band by chance")
     if curve.get("quality_low"):
         look: dict[str, Any] = {"facecolor": "none", "edgecolor": SKY, "hatch": "////", "lw": 0}
         band = curve["quality_low"], curve["quality_high"]
         axes.fill_between(k, *band, label="95 % band, shared quality + noise", **look)
-    axes.fill_between(k, curve["low"], curve["high"], color=PALE, lw=0, label="95 % band by chance")
     axes.plot(k, curve["expected"], color=GREY, ls="--", label="expected by chance")
     axes.plot(k, k, color=GREY, lw=0.9, ls=":", label="identical orders")
     axes.plot(k, curve["size"], color=BLUE, marker="o", ms=4.5 if len(k) <= MOST_ROWS else 2.5, label="found")

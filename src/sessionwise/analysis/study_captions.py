@@ -75,7 +75,7 @@ def bars(document: Document) -> str:
 def absent(name: str, document: Document) -> str:
     """Why a figure is not there."""
     reason = {
-        "claims": "no claim was judged",
+        "claims": "no claim could be measured",
         "scaling": _first_reason(document["curves"]) or "no order was run",
         "trials": _first_reason(document["curves"]) or "no score with a known number of trials",
         "over-one": "no model of one session, or its score is not above zero",

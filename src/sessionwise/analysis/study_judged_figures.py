@@ -35,7 +35,7 @@ VERDICTS: dict[str, dict[str, Any]] = {
 def claims(document: Document) -> Figure | None:
     """The verdict on every claim, on average and for each held-out session, and the number behind it."""
     rows = document["claims"]
-    if not rows:
+    if all(entry["verdict"] == "not measured" for claim in rows for entry in (claim, *claim["per_heldout"])):
         return None
     heldouts = list(document["heldout"])
     several = len(heldouts) > 1 or not heldouts

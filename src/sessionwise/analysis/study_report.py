@@ -55,11 +55,11 @@ def write_study_report(folder: Path, document: dict[str, Any], rankings: Sequenc
     document = json.loads(json.dumps(document, allow_nan=False))
     drawn = {name: _figure(folder, name, document) for name in study_figures.FIGURES}
     tables = _tables(folder, document)
-    has_rankings = _rankings(folder, rankings)
+    linked = _rankings(folder, rankings, document.get("split_seed"))
     written = [f"{figure['file']}.{form}" for figure in drawn.values() if "file" in figure for form in pages.FORMS]
     drop_old_files(folder / "figures", written, pages.FORMS)
     write_json(folder / "report.json", document)
-    shown = {"d": document, "figures": drawn, "tables": tables, "has_rankings": has_rankings, **_words(document)}
+    shown = {"d": document, "figures": drawn, "tables": tables, "rankings": linked, **_words(document)}
     return write_page(folder / "index.html", "study.html.j2", shown, document)
 
 
@@ -83,14 +83,30 @@ def _tables(folder: Path, document: Document) -> dict[str, study_tables.Table]:
     return made
 
 
-def _rankings(folder: Path, rankings: Sequence[Document]) -> bool:
-    """The page of the rankings, removed where this study has none."""
-    if rankings:
-        write_report(folder / "rankings", rankings)
-        return True
+def _rankings(folder: Path, rankings: Sequence[Document], main: int | None) -> list[tuple[str, str]]:
+    """A page of rankings for every split of the trials, as (name, address from the report); those of old splits go."""
+    splits = sorted({ranking["split_seed"] for ranking in rankings}, key=lambda seed: (seed != main, seed))
+    written = []
+    for seed in splits:
+        place = "rankings" if seed == splits[0] else f"rankings/split-{seed}"
+        write_report(folder / place, [ranking for ranking in rankings if ranking["split_seed"] == seed])
+        written.append(("Rankings in full" if seed == splits[0] else f"Rankings, split {seed}", f"{place}/index.html"))
+    kept = {address for _, address in written}
+    for page in [folder / "rankings" / "index.html", *(folder / "rankings").glob("split-*/index.html")]:
+        if page.relative_to(folder).as_posix() not in kept and page.exists():
+            _remove_report(page.parent)
+    return written
+
+
+def _remove_report(folder: Path) -> None:
+    """Remove the files of a report and what is empty then; other files stay."""
     for name in ("index.html", "report.json"):
-        (folder / "rankings" / name).unlink(missing_ok=True)
-    return False
+        (folder / name).unlink(missing_ok=True)
+    if (folder / "figures").is_dir():
+        drop_old_files(folder / "figures", (), pages.FORMS)
+    for place in (folder / "figures", folder):
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
 
 
 def _words(document: Document) -> dict[str, Any]:
@@ -105,7 +121,7 @@ def _words(document: Document) -> dict[str, Any]:
         "settings": flat(provenance.get("settings") or {}),
         "recipe": flat(provenance.get("recipe") or {}),
         "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
-        "costs": facts(provenance.get("cost") or {}),
+        "kinds": _items(provenance.get("cost") or {}, "by_kind"),
         "splits": [(i, ", ".join(f"{n} {part}" for part, n in s.items())) for i, s in _items(provenance, "splits")],
     }
 

@@ -61,7 +61,11 @@ _UNSIGNED = ("x", "%")
 
 def arm_name(arm: str, variant: str = "", size: int | None = None) -> str:
     """An arm in words, with its variant and number of sessions."""
-    words = [ARMS.get(arm, arm), variant, "" if size is None else f"{size} session{'s' if size != 1 else ''}"]
+    words = [
+        ARMS.get(arm, arm),
+        ARMS.get(variant, variant),
+        "" if size is None else f"{size} session{'s' if size != 1 else ''}",
+    ]
     return ", ".join(word for word in words if word)
 
 
