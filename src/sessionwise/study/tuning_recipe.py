@@ -131,11 +131,22 @@ def try_tuning(value: Mapping[str, Any], where: str = "recipe") -> tuple[Tuning 
         search["grid"] = _flat_grid(search["grid"], where)
     tuning, problems = try_model(Tuning, value, where)
     if tuning is not None:
+        tuning = _in_order(tuning, value)
         if not problems and not tuning.tuning.grid and not tuning.tuning.models:
             found, remedy = "is empty, and so is tuning.models", 'For example "train.lr" = [1e-4, 2e-4]'
             problems.append(UsageError(f"{where}: tuning.grid", found, "what to try", remedy))
         problems += [*_search_problems(tuning.tuning), *_variant_problems(tuning)]
     return tuning, problems
+
+
+def _in_order(tuning: Tuning, value: Mapping[str, Any]) -> Tuning:
+    """The keys of the grid and the models in the recipe's order, which checking them has sorted."""
+    asked, search = value.get("tuning"), tuning.tuning
+    parts = [asked.get(name) if isinstance(asked, Mapping) else None for name in ("grid", "models")]
+    named, sizes = (part if isinstance(part, Mapping) else {} for part in parts)
+    grid = {key: search.grid[key] for key in named if key in search.grid}
+    models = {name: search.models[name] for name in sizes if name in search.models}
+    return tuning.model_copy(update={"tuning": search.model_copy(update={"grid": grid, "models": models})})
 
 
 def variants_of(tuning: Tuning) -> tuple[list[Variant], list[Axis]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 from typing import Any
 
@@ -62,6 +63,7 @@ class Fitted:
         return None if self.crossed is None else mean_bits(self.crossed)
 
 
+@cache
 def core_parameters(config: NDTConfig, n_bins: int) -> int:
     """Number of parameters that all sessions share; no memory is used for them."""
     with torch.device("meta"):
