@@ -31,6 +31,7 @@ from sessionwise.analysis.cells import Grid, best_size
 from sessionwise.analysis.estimates import target_of
 from sessionwise.analysis.ranked_sessions import trial_variance
 from sessionwise.analysis.results import StudyResults
+from sessionwise.analysis.scaling import cost
 from sessionwise.analysis.study import analyse
 from sessionwise.analysis.summary import require_finite
 from sessionwise.errors import DataError
@@ -167,8 +168,10 @@ def test_more_shuffles_than_seeds_count_all_sessions_once() -> None:
     results = make_results(controls=False, rankings=False)
     extra = [row for row in results.rows if row.arm == "random" and row.size == 8 and row.seed == 10]
     again = tuple(type(row)(**{**vars(row), "draw": 2}) for row in extra)
-    cell = Grid(StudyResults(**{**vars(results), "rows": results.rows + again})).cell(HELDOUT[0], "random", 8)
+    grid = Grid(StudyResults(**{**vars(results), "rows": results.rows + again}))
+    cell = grid.cell(HELDOUT[0], "random", 8)
     assert (cell.n, cell.asked) == (2, 2)
+    assert one(cost(grid, ()), arm="all")["tokens"] == 3 * 2 * (8 * STEPS_A_SESSION + FINETUNE_STEPS) * 160
 
 
 def test_one_session_is_no_percent_over_itself(whole: dict[str, Any]) -> None:
@@ -379,6 +382,12 @@ def test_pairs_by_seed_are_tested_as_pairs(whole: dict[str, Any]) -> None:
     assert row["p_paired"] == pytest.approx(paired.pvalue)
 
 
+def test_shuffles_are_no_pairs_of_seeds() -> None:
+    document = analyse(make_results(shuffles=2, controls=False, rankings=False), n_boot=50)
+    row = one(document["table_a2"], heldout=HELDOUT[0], size=3, pair=["random", "ranked"])
+    assert row["n"] == [2, 2] and row["p"] is not None and row["p_paired"] is None
+
+
 # Fits -----------------------------------------------------------------------------------------------------------------
 
 
@@ -542,7 +551,7 @@ def test_one_ranking_for_all_is_not_specific() -> None:
     document = analyse(make_results(rotate=0, controls=False), n_boot=N_BOOT)
     assert document["overlap"]["size"] == list(range(1, 9))
     assert one(document["claims"], id="session_specific")["verdict"] != "supported"
-    assert document["closeness"]["verdict"] == "size"
+    assert document["closeness"]["verdict"] == "quality"
     assert document["closeness"]["shared"]["mean"] == pytest.approx(1.0, abs=0.03)
     assert any("serves every held-out session alike" in sentence for sentence in document["answer"]["text"])
 
