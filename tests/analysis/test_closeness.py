@@ -76,9 +76,15 @@ def test_every_number_is_that_of_the_single_functions():
     ceiling = np.mean([math.sqrt(reliability[i] * reliability[j]) for i, j in pairs])
     assert found["cross_target_rho"]["mean"] == pytest.approx(rho)
     assert found["ceiling"]["mean"] == pytest.approx(ceiling)
-    assert found["shared"]["mean"] == pytest.approx(rho / ceiling)
+    x = arrays(targets)  # single seeds of one target with other seeds of another
+    unlike = np.mean([spearman(x[i][:, s], x[j][:, 1 - s]) for i, j in pairs for s in (0, 1)])
+    top = np.mean([math.sqrt(single[i] * single[j]) for i, j in pairs])
+    assert found["cross_seed_rho"]["mean"] == pytest.approx(unlike)
+    assert found["shared"]["mean"] == pytest.approx(unlike / top)
     assert found["rho_trials"]["mean"] == pytest.approx(np.mean([spearman(m, trials) for m in means]))
-    given = np.mean([partial_correlation(means[i], means[j], trials) for i, j in pairs])
+    given = np.mean(
+        [partial_correlation(x[i][:, s], x[j][:, 1 - s], trials) for i, j in pairs for s in (0, 1)],
+    )
     assert found["partial_rho"]["mean"] == pytest.approx(given)
     for h, row in enumerate(found["per_heldout"]):
         assert row["heldout"] == f"held-out {h}"
@@ -101,11 +107,24 @@ def test_planted_shares_of_variance_come_back():
 @pytest.mark.parametrize("seed", range(3))
 def test_size_is_told_from_closeness(seed: int):
     size = decompose(pool(seed, 1.0, 0.0, 0.15, by_size=0.8))
-    assert size["verdict"] == "size" and size["reason"] is None
+    assert size["verdict"] == "quality" and size["reason"] is None
     assert size["shared"]["mean"] == pytest.approx(1, abs=0.12)
     close = decompose(pool(seed, 0.15, 0.85, 0.15, by_size=0.8))
     assert close["verdict"] == "closeness" and close["reason"] is None
     assert close["shared"]["high"] < 0.75
+
+
+def test_the_luck_of_a_core_is_not_shared_quality():
+    """All targets use the same cores: noise that a core's seed brings to all of them is not what sessions are worth."""
+    rng = np.random.default_rng(3)
+    quality, cores = rng.normal(size=(400, 1)), rng.normal(size=(400, 2))
+    targets = pool(3, 0.0, 0.4, 0.0, n_targets=4, n=400)
+    for h, t in enumerate(targets):
+        t["seed_scores"] = t["seed_scores"] + 0.02 * (h + 1) * (math.sqrt(0.6) * quality + math.sqrt(0.4) * cores)
+    found = decompose(targets, n_boot=50)
+    assert found["shared"]["mean"] == pytest.approx(0.6, abs=0.08)
+    assert found["cross_target_rho"]["mean"] / found["ceiling"]["mean"] > 0.72  # what means over seeds would say
+    assert found["variance"]["shared"]["mean"] == pytest.approx(0.6 / 1.2, abs=0.06)
 
 
 def test_what_is_shared_beyond_size_is_said():
@@ -172,7 +191,7 @@ def test_equal_numbers_of_trials_leave_the_plain_correlation():
     targets = [{**t, "trials": np.full(30, 100.0)} for t in pool(1, 0.5, 0.5, 0.1)]
     found = decompose(targets)
     assert found["rho_trials"]["mean"] is None
-    assert found["partial_rho"]["mean"] == pytest.approx(found["cross_target_rho"]["mean"])
+    assert found["partial_rho"]["mean"] == pytest.approx(found["cross_seed_rho"]["mean"])
 
 
 def test_a_seed_to_which_all_are_equal_decides_nothing():

@@ -15,7 +15,7 @@ from sessionwise.analysis.summary import done_rows
 Document = dict[str, Any]
 
 # What the headline says about the top sessions against all of them.
-BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference"
+BETTER, WORSE, NO_DIFFERENCE, NOT_JUDGED = "better", "worse", "no difference", "not judged"
 USE = "frozen cores"
 
 
@@ -25,7 +25,8 @@ def answer(
     """The sentences that open the report, and what they are made of.
 
     verdict: whether the top k are "better" or "worse" than all sessions on average, "no difference" (the interval holds
-    zero, or nothing may be concluded), or "not measured". sure: for each of the top sessions its chance of being among
+    zero), "not judged" (it does not, but too few seeds or held-out sessions allow no conclusion), or "not measured".
+    sure: for each of the top sessions its chance of being among
     them and its 80 % rank interval. how_many: the ranked size that is best on validation trials.
     """
     claims = {claim["id"]: claim for claim in document["claims"]}
@@ -43,7 +44,7 @@ def answer(
     ]
     return {
         "text": [sentence for sentence in text if sentence],
-        "verdict": _word(claims["top_above_all"]["verdict"]),
+        "verdict": _word(claims["top_above_all"]),
         "use": USE,
         "ranked_top": tops,
         "how_many": how_many,
@@ -52,9 +53,9 @@ def answer(
     }
 
 
-def _word(verdict: str) -> str:
+def _word(claim: Mapping[str, Any]) -> str:
     words = {SUPPORTED: BETTER, NOT_SUPPORTED: WORSE, NOT_MEASURED: NOT_MEASURED}
-    return words.get(verdict, NO_DIFFERENCE)
+    return words.get(claim["verdict"]) or (NOT_JUDGED if _found(claim).over(0.0) else NO_DIFFERENCE)
 
 
 def _headline(claim: Mapping[str, Any], grid: Grid) -> str:
@@ -67,7 +68,16 @@ def _headline(claim: Mapping[str, Any], grid: Grid) -> str:
         return f"Pretraining on {every} sessions is better than on {top}: {number} ({where})."
     if claim["verdict"] == NOT_MEASURED:
         return f"Not measured: {top} against {every}. {claim['note']}".rstrip()
-    return f"No difference found between pretraining on {top} and on {every}: {number} ({where})."
+    return _undecided(f"pretraining on {top} and on {every}", claim, where)
+
+
+def _undecided(what: str, claim: Mapping[str, Any], where: str) -> str:
+    """An interval that holds zero does not tell apart; one that does not, but may not be judged, says why."""
+    found = _found(claim)
+    number = in_words(found, side=False)
+    if found.over(0.0):
+        return f"Not judged: {what}: {number} ({where}). {claim['note']}".rstrip()
+    return f"Not told apart: {what}: {number} ({where})."
 
 
 def _against_random(claim: Mapping[str, Any]) -> str:
@@ -77,8 +87,7 @@ def _against_random(claim: Mapping[str, Any]) -> str:
         NOT_SUPPORTED: f"Random sessions are better than as many ranked: {number} ({_where(claim)}, mean over sizes).",
         NOT_MEASURED: f"Not measured: ranked against random sessions. {claim['note']}".rstrip(),
     }
-    undecided = f"No difference found between ranked and as many random sessions: {number} ({_where(claim)})."
-    return words.get(claim["verdict"], undecided)
+    return words.get(claim["verdict"]) or _undecided("ranked and as many random sessions", claim, _where(claim))
 
 
 def _found(claim: Mapping[str, Any]) -> Found:
@@ -93,8 +102,9 @@ def _where(claim: Mapping[str, Any]) -> str:
     if n == 1:
         return "one held-out session, test trials"
     each = [entry["verdict"] for entry in claim["per_heldout"]]
-    word = NOT_SUPPORTED if claim["verdict"] == NOT_SUPPORTED else SUPPORTED
-    return f"average of {n} held-out sessions, test trials; by themselves {each.count(word)} of {len(each)} show it"
+    above, below = each.count(SUPPORTED), each.count(NOT_SUPPORTED)
+    alone = f"by themselves {above} of {len(each)} above zero, {below} below"
+    return f"average of these {n} held-out sessions, test trials; {alone}"
 
 
 def _against_baseline(grid: Grid, estimator: Estimator) -> str:
@@ -141,11 +151,13 @@ def _closeness(closeness: Mapping[str, Any] | None) -> str:
     if closeness is None:
         return "Closeness or quality: not judged, which takes rankings for two or more held-out sessions."
     words = {
-        "closeness": "The rankings are about closeness to the held-out session more than about size",
-        "size": "The rankings are about the size or quality of sessions, which serves every held-out session alike",
+        "closeness": "At least a quarter of the order that comes back with other seeds is specific to the held-out "
+        "session (closeness)",
+        "quality": "What comes back of the order with other seeds is mostly shared by held-out sessions: size or other "
+        "quality, not closeness",
     }
     why = f": {closeness['reason']}" if closeness.get("reason") else ""
-    undecided = f"Whether the rankings are about closeness or about size is undecided{why}"
+    undecided = f"Whether the rankings are about closeness or about shared quality is undecided{why}"
     return f"{words.get(str(closeness['verdict']), undecided)}{_in_common(closeness.get('shared'))}."
 
 

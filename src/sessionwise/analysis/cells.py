@@ -34,7 +34,8 @@ class Cell:
     ``values`` (n,) test scores in bits per spike of the ``n`` of ``asked`` runs that have one, ``labels`` (n,) their
     seeds or shuffles; ``mean`` is None with a ``reason`` where it is refused; ``sd`` over the runs, None with fewer
     than two; ``numbers``: means over the runs of trials, steps and tokens, ``run_trials`` (n,) the trials of each;
-    ``gains`` (n, K) nats and ``spikes`` (K,) of the test trials, None where they are not stored or for an average.
+    ``cores`` (n,): sessions and steps of each run's pretraining; ``gains`` (n, K) nats and ``spikes`` (K,) of the test
+    trials, None where they are not stored or for an average.
     """
 
     heldout: str | None
@@ -52,6 +53,7 @@ class Cell:
     numbers: Mapping[str, float | None] = field(default_factory=dict)
     run_trials: tuple[float | None, ...] = ()
     runs: tuple[str, ...] = ()
+    cores: tuple[tuple[Any, ...], ...] = ()
     n_heldout: int = 1
     gains: NDArray[np.float64] | None = None
     spikes: NDArray[np.float64] | None = None
@@ -170,6 +172,7 @@ class Grid:
             numbers={name: _mean_of_known([getattr(row, name) for row in test]) for name in _NUMBERS},
             run_trials=tuple(row.trials for row in done),
             runs=tuple(row.run for row in done if row.run),
+            cores=tuple((row.sessions, row.pretrain_steps) for row in done),
             gains=gains,
             spikes=spikes,
         )

@@ -27,6 +27,7 @@ Draws = Mapping[str, Floats]
 # size or quality. Set beforehand: simulated pools with strong closeness had .45, without any .96.
 SHARED = 0.75
 _LEVEL = 0.95
+_LOW_CEILING = 0.05  # below it seeds agree so little that a share of what they agree on says nothing
 _TINY = 1e-12
 
 
@@ -235,26 +236,29 @@ def closeness_decomposition(
     cross_target_rho: mean Spearman correlation of the scores (mean over seeds) over pairs of targets;
     ceiling: what it would be at most, given the noise between seeds: for each target the mean Spearman correlation of
     pairs of seeds, raised to that of means of S seeds (Spearman and Brown), then the geometric mean over the pair;
-    shared: cross_target_rho / ceiling, the share of the reproducible order that targets have in common;
+    cross_seed_rho: as cross_target_rho, but of single seeds, and never of the same one: the cores are the same for all
+    targets, so the luck of a core's seed would count as shared; seed_ceiling: the ceiling of single seeds;
+    shared: cross_seed_rho / seed_ceiling, the share of the reproducible order that targets have in common;
     rho_trials: mean Spearman correlation of score and number of trials (per_heldout has each);
-    partial_rho: cross_target_rho given the number of trials, and partial_shared: that over its own ceiling, the
+    partial_rho: cross_seed_rho given the number of trials, and partial_shared: that over its own ceiling, the
     correlation of seeds given trials: do targets agree on more than size?
     variance: shares of the variance between sessions, scores standardised for each target: {shared, specific, noise}
     (correlation between targets; what comes back with other seeds but not for other targets; the rest).
 
     p_noise: chance that seeds agree as well as they do if each ordered the sessions at random (permutation).
 
-    verdict: "closeness" when the share in common is below 0.75 (the interval of cross_target_rho - 0.75 ceiling lies
-    below 0): at least a quarter of what comes back belongs to the held-out session; "size" when it is above: targets
-    agree on what is a good session, be it size or quality; "undecided" when that interval holds 0, when p_noise is
-    above 0.025 (the order does not come back with other seeds), with one seed, one target, or fewer than three
-    sessions (``reason``).
+    verdict: "closeness" when the share in common is below 0.75 (the interval of cross_seed_rho - 0.75 seed_ceiling lies
+    below 0): at least a quarter of what comes back belongs to the held-out session; "quality" when it is above: targets
+    agree on what is a good session, be it its size (see partial_shared) or another quality; "undecided" when that
+    interval holds 0, when p_noise is above 0.025 or the interval of the ceiling reaches 0.05 (the order does not come
+    back with other seeds), with one seed, one target, or fewer than three sessions (``reason``).
     """
     scores = [finite(f"scores for {t['heldout']}", t["seed_scores"], 2) for t in targets]
     trials = [finite(f"trials for {t['heldout']}", t["trials"], 1) for t in targets]
     _same_sessions(targets, scores, trials)
     extra = _trial_variance("closeness_decomposition", [t.get("trial_variance", 0.0) for t in targets], len(targets))
-    numbers = ("cross_target_rho", "ceiling", "shared", "rho_trials", "partial_rho", "partial_shared")
+    numbers = ["cross_target_rho", "ceiling", "cross_seed_rho", "seed_ceiling", "shared"]
+    numbers += ["rho_trials", "partial_rho", "partial_shared"]
     result: dict[str, Any] = {"verdict": "undecided", "reason": None, "p_noise": None}
     result |= {"threshold": SHARED, "level": _LEVEL}
     result |= {**dict.fromkeys(numbers), "variance": None, "per_heldout": [], "n_targets": len(targets)}
@@ -297,21 +301,29 @@ def _agreement(scores: Sequence[Floats], trials: Sequence[Floats], extra: Floats
     seeds = [[_ranked(x[:, s][chosen]) for s in range(x.shape[1])] for x in scores]
     lost = [_lost(x[chosen], mean, v) for x, mean, v in zip(scores, means, extra, strict=True)]
     noise = [_noise(x[chosen], mean, v) for x, mean, v in zip(scores, means, extra, strict=True)]
+    single = [_over_pairs(s, _correlation)[0] * left for s, left in zip(seeds, lost, strict=True)]
     reliability = [_brown(_over_pairs(s, _correlation)) * left for s, left in zip(seeds, lost, strict=True)]
     given = [
-        _brown(_over_pairs(s, lambda a, b, size=size: _partial(a, b, size))) * left
+        np.maximum(_over_pairs(s, lambda a, b, size=size: _partial(a, b, size))[0], 0.0) * left
         for s, size, left in zip(seeds, sizes, lost, strict=True)
     ]
     pairs = list(combinations(range(len(scores)), 2))
     rho = np.mean([_correlation(ranks[i], ranks[j]) for i, j in pairs], axis=0)
-    partial = np.mean([_partial(ranks[i], ranks[j], sizes[i]) for i, j in pairs], axis=0)
+    unlike = np.mean([_unlike(seeds[i], seeds[j], _correlation) for i, j in pairs], axis=0)
+    partial = np.mean(
+        [_unlike(seeds[i], seeds[j], lambda a, b, size=sizes[i]: _partial(a, b, size)) for i, j in pairs], axis=0
+    )
     ceiling = np.mean([_geometric(reliability[i], reliability[j]) for i, j in pairs], axis=0)
+    top = np.mean([_geometric(np.maximum(single[i], 0), np.maximum(single[j], 0)) for i, j in pairs], axis=0)
     own = np.mean([_geometric(given[i], given[j]) for i, j in pairs], axis=0)
     with_trials = [_correlation(rank, size) for rank, size in zip(ranks, sizes, strict=True)]
-    linear = np.mean([_correlation(_centred(means[i]), _centred(means[j])) for i, j in pairs], axis=0)
+    linear = np.mean(
+        [_common_share(scores[i][chosen], scores[j][chosen], means[i], means[j]) for i, j in pairs], axis=0
+    )
     unknown = np.mean(noise, axis=0)
     shared = np.clip(linear, 0.0, 1 - unknown)
-    found = {"cross_target_rho": rho, "ceiling": ceiling, "shared": _ratio(rho, ceiling)}
+    found = {"cross_target_rho": rho, "ceiling": ceiling}
+    found |= {"cross_seed_rho": unlike, "seed_ceiling": top, "shared": _ratio(unlike, top)}
     found |= {
         "rho_trials": np.mean(with_trials, axis=0),
         "partial_rho": partial,
@@ -339,12 +351,14 @@ def _p_noise(scores: Sequence[Floats], rng: np.random.Generator, n_draws: int) -
 def _verdict(measured: Draws, p_noise: float) -> tuple[str, str | None]:
     if not p_noise <= (1 - _LEVEL) / 2:
         return "undecided", "the order does not come back with other seeds"
+    if not limits(measured["seed_ceiling"][1:], _LEVEL)[0] > _LOW_CEILING:
+        return "undecided", "how far the order comes back with other seeds is not known well enough"
     # The same question as whether the ratio is above or below, without dividing by a ceiling that may be small.
-    low, high = limits((measured["cross_target_rho"] - SHARED * measured["ceiling"])[1:], _LEVEL)
+    low, high = limits((measured["cross_seed_rho"] - SHARED * measured["seed_ceiling"])[1:], _LEVEL)
     if high < 0:
         return "closeness", None
     if low > 0:
-        return "size", None
+        return "quality", None
     return "undecided", f"the share in common may lie on either side of {SHARED}"
 
 
@@ -377,6 +391,23 @@ def _over_pairs(seeds: Sequence[Floats], correlation: Any) -> tuple[Floats, int]
     return np.mean([correlation(a, b) for a, b in combinations(seeds, 2)], axis=0), len(seeds)
 
 
+def _unlike(a: Sequence[Floats], b: Sequence[Floats], correlation: Any) -> Floats:
+    """Mean correlation of seed s for one target with another seed for the other target."""
+    pairs = [(x, y) for s, x in enumerate(a) for z, y in enumerate(b) if s != z]
+    return np.asarray(np.mean([correlation(x, y) for x, y in pairs], axis=0), dtype=np.float64)
+
+
+def _common_share(a: Floats, b: Floats, mean_a: Floats, mean_b: Floats) -> Floats:
+    """Covariance of unlike seeds of two targets over the size of their means' variances; scores (B, C, S)."""
+    between = _unlike(
+        [_centred(a[:, :, s]) for s in range(a.shape[2])],
+        [_centred(b[:, :, s]) for s in range(b.shape[2])],
+        lambda x, y: (x * y).mean(axis=1),
+    )
+    size = mean_a.std(axis=1) * mean_b.std(axis=1)
+    return np.where(size > _TINY, between / np.where(size > _TINY, size, 1.0), np.nan)
+
+
 def _brown(pairs: tuple[Floats, int]) -> Floats:
     """Reliability of means of S seeds from that of single ones (Spearman and Brown); 0 when single ones disagree."""
     single, n = pairs
@@ -390,7 +421,8 @@ def _geometric(a: Floats, b: Floats) -> Floats:
 
 def _ratio(rho: Floats, ceiling: Floats) -> Floats:
     """rho / ceiling; NaN where the ceiling is so low that it says nothing."""
-    return np.where(ceiling > 0.05, rho / np.where(ceiling > 0.05, ceiling, 1.0), np.nan)
+    known = ceiling > _LOW_CEILING
+    return np.where(known, rho / np.where(known, ceiling, 1.0), np.nan)
 
 
 def _noise(seed_scores: Floats, mean: Floats, extra: float) -> Floats:

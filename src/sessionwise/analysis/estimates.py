@@ -25,8 +25,8 @@ Statistic = Callable[[Draws], Floats]
 Cells = Mapping[str, Cell]  # name in the statistic -> cell of one held-out session
 
 LEVEL = 0.95
-# Arms whose pretraining serves every held-out session.
-SHARED = ("random", "many_shuffles", "all")
+# Arms whose core is the same for every held-out session by construction; others may be the same by chance.
+SHARED = ("random", "many_shuffles", "all", "random_core")
 MIN_TRIALS = 8  # with fewer test trials nothing is concluded, as in rankings
 
 
@@ -80,8 +80,9 @@ class Estimator:
         used = {h: named for h, named in cells.items() if h not in bad}
         if not used:
             return Found(reason="no held-out session")
+        common = common_cores(list(used.values()))
         estimate = inference.nested_bootstrap(
-            [target_of(named) for named in used.values()],
+            [target_of(named, common) for named in used.values()],
             statistic,
             rng=rng_of(self.scope, *name, *sorted(used)),
             n_boot=self.n_boot,
@@ -132,21 +133,36 @@ def _root(function: Callable[[float], float], start: float) -> float | None:
     return None
 
 
-def target_of(cells: Cells) -> dict[str, Any]:
-    """One held-out session as the bootstrap wants it.
+def common_cores(targets: Sequence[Cells]) -> frozenset[str]:
+    """The names whose cores are one and the same for all held-out sessions: by construction, or by equal sets.
 
-    Cells whose runs have the same seeds are one family: their noise is drawn together. The sets of the random order and
-    the models of all sessions are the same for every held-out session, so their noise does not average out over them.
+    Equal sets are one model, so the luck of its seed does not average out over held-out sessions.
+    """
+    names = set.intersection(*(set(cells) for cells in targets)) if targets else set()
+    return frozenset(name for name in names if _is_common([cells[name] for cells in targets]))
+
+
+def _is_common(cells: Sequence[Cell]) -> bool:
+    cores = {cell.cores for cell in cells}
+    pretrained = all(sessions for cell in cells for sessions, _ in cell.cores)
+    return cells[0].arm in SHARED or (len(cores) == 1 and pretrained and bool(cells[0].cores))
+
+
+def target_of(cells: Cells, common: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """One held-out session as the bootstrap wants it; ``common``: names whose cores all held-out sessions share.
+
+    Cells whose runs have the same seeds are one family: their noise is drawn together. The noise of common cores is
+    drawn once for all held-out sessions.
     """
     arms = {name: cell.gains for name, cell in cells.items()}
     spikes = next(cell.spikes for cell in cells.values())
-    families = {name: _family(cell) for name, cell in cells.items()}
-    shared = sorted({_family(cell) for cell in cells.values() if cell.arm in SHARED})
+    families = {name: _family(cell, name in common) for name, cell in cells.items()}
+    shared = sorted({families[name] for name in cells if name in common})
     return {"spikes": spikes, "arms": arms, "families": families, "shared": shared}
 
 
-def _family(cell: Cell) -> str:
-    return " ".join([cell.arm if cell.arm in SHARED else "", *cell.labels])
+def _family(cell: Cell, common: bool) -> str:
+    return " ".join([*(["common"] if common else []), *cell.labels])
 
 
 def joined(reasons: Mapping[str, str]) -> str:
