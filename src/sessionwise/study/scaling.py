@@ -32,7 +32,7 @@ from sessionwise.data.metadata import read_metadata
 from sessionwise.data.simulate import read_truth, simulate_pool, write_truth
 from sessionwise.data.store import SessionStore, create_store, open_store
 from sessionwise.errors import Problems, SessionwiseError, UsageError, raise_all
-from sessionwise.io.files import TMP_PREFIX, canonical_json, read_json, write_json
+from sessionwise.io.files import canonical_json, read_json, write_json
 from sessionwise.io.tensors import read_tensors
 from sessionwise.runs.launch import Outcome, execute, pending
 from sessionwise.runs.progress import Progress
@@ -49,6 +49,7 @@ from sessionwise.selection.ranking import (
     study_problems,
 )
 from sessionwise.study.cells import Cell, Job, Orders, cells, transfer_jobs, unknown_orders
+from sessionwise.study.folder import refuse_another, refuse_foreign, refuse_other_content
 from sessionwise.study.layout import Layout, lay_out
 from sessionwise.study.recipe import Recipe, changed, read_recipe_file, try_recipe
 from sessionwise.training.jobs import (
@@ -186,14 +187,13 @@ def prepare(recipe: Recipe, folder: Path, store: str | Path | None = None) -> St
     known = read_json(folder / STUDY_FILE) if (folder / STUDY_FILE).exists() else None
     asked = _identity(recipe)
     if known is not None:
-        _refuse_another(folder, known, asked)
-    _refuse_foreign(folder)
+        refuse_another(folder, known, asked)
+    refuse_foreign(folder, _OURS)
     sessions, recipe = study_sessions(recipe, folder, store)
     study = Study(lay_out(recipe, sessions), sessions, {})
     document = _document(study, asked)
-    if known is not None and (changed := _changed(known["sessions"], document["sessions"])):
-        found = f"was made with other content of {', '.join(changed[:3])}{' ...' if changed[3:] else ''}"
-        raise UsageError(str(folder), found, "the same recordings", "Name another folder with --to")
+    if known is not None:
+        refuse_other_content(folder, known["sessions"], document["sessions"], ("trainval_hash", "test_hash"))
     if known is None:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / STUDY_FILE, document)
@@ -229,45 +229,6 @@ def study_sessions(recipe: Recipe, folder: Path, store: str | Path | None) -> tu
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
     return {"recipe": recipe.identity(), "code_schema": CODE_SCHEMA}
-
-
-def _refuse_another(folder: Path, known: Any, asked: Mapping[str, Any]) -> None:
-    """One study a folder (D50): the first difference is named."""
-    old = known.get("identity") if isinstance(known, Mapping) else None
-    if not isinstance(old, Mapping) or canonical_json(old) != canonical_json(asked):
-        where, was, now = _first_difference(dict(old or {}), dict(asked))
-        found = f"holds study {known.get('name')!r} with {where} = {was}" if old else "holds a study of another version"
-        raise UsageError(str(folder), found, f"{where} = {now} as the recipe asks", "Name another folder with --to")
-
-
-def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> tuple[str, Any, Any]:
-    for name in sorted({*old, *new}):
-        a, b = old.get(name), new.get(name)
-        if a != b:
-            place = f"{path}.{name}" if path and path not in ("recipe", "recipe.settings") else name
-            if isinstance(a, Mapping) and isinstance(b, Mapping):
-                return _first_difference(a, b, f"{path}.{name}" if path in ("recipe",) else place)
-            return place, a, b
-    return path, old, new
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """A folder with other things in it is left alone (D51)."""
-    if folder.is_file():
-        raise UsageError(str(folder), "is a file", "a folder", "Name another folder with --to")
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    foreign = sorted(name for name in names if name not in _OURS and not name.startswith(TMP_PREFIX))
-    if foreign:
-        raise UsageError(str(folder), f"holds {foreign[0]!r}, which is no study's", "an empty or new folder")
-
-
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    hashes = ("trainval_hash", "test_hash")
-    return sorted(
-        i
-        for i in {*old, *new}
-        if [(old.get(i) or {}).get(n) for n in hashes] != [(new.get(i) or {}).get(n) for n in hashes]
-    )
 
 
 def _document(study: Study, identity: Mapping[str, Any]) -> dict[str, Any]:
