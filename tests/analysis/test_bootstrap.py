@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from sessionwise.analysis.checks import limits
 from sessionwise.analysis.inference import nested_bootstrap, per_target_bootstrap
 from sessionwise.errors import DataError
 
@@ -101,6 +102,19 @@ def test_targets_alone_give_the_t_interval_of_their_mean():
     assert (found.low, found.high) == (pytest.approx(low, abs=0.05 * (high - low)), pytest.approx(high, rel=0.05))
 
 
+def test_noise_within_targets_is_not_counted_twice():
+    """Five targets that differ by the noise of their trials alone: the interval is that of the noise."""
+    widths = []
+    for seed in range(20):
+        rng = np.random.default_rng([4, seed])
+        noise = [np.tile(rng.normal(0, 5, 60), (2, 1)) for _ in range(5)]
+        targets = [target(a, np.zeros((2, 60)), np.full(60, 7)) for a in noise]
+        found = bootstrap(targets, seed=seed, n_boot=1000)
+        error = math.sqrt(sum(a[0].var() / 60 for a in noise)) / 5 / (7 * LN2)
+        widths.append((found.high - found.low) / (2 * 1.96 * error))
+    assert 0.97 < np.median(widths) < 1.35  # counted twice, and with Student's t: 1.6
+
+
 def test_two_targets_are_fixed():
     """Two held-out sessions far apart: nothing is said about others, and the spread between them does not count."""
     found = bootstrap([steady([0.2, 0.2], [0.1, 0.1]), steady([0.9, 0.9], [0.1, 0.1])])
@@ -191,6 +205,15 @@ def percent(scores: Any) -> Any:
 def test_no_percent_of_a_baseline_below_zero():
     found = bootstrap([steady([0.2, 0.21], [-0.1, -0.1])], percent)
     assert math.isnan(found.mean) and math.isnan(found.low) and math.isnan(found.high) and found.reason
+
+
+def test_a_draw_that_is_no_number_is_beyond_both_ends():
+    draws = np.arange(1000.0)
+    whole = limits(draws, 0.95)
+    draws[[0, 500, 999]] = math.nan
+    low, high = limits(draws, 0.95)
+    assert whole[0] - 4 < low < whole[0] - 1 and whole[1] + 1 < high < whole[1] + 4
+    assert all(math.isnan(end) for end in limits(np.array([math.nan] * 30 + [1.0] * 970), 0.95))
 
 
 def test_draws_without_a_value_widen_the_interval():

@@ -63,6 +63,17 @@ def test_intervals_agree_with_the_closed_form():
     assert width["prediction_high"] == pytest.approx(t * s * math.sqrt(1 + spread), rel=0.1)
 
 
+def test_a_far_point_does_not_hide_its_noise():
+    """Residuals are divided by sqrt(1 - leverage): the far point draws the line to itself."""
+    x = np.concatenate([np.linspace(5, 6, 11), [10.0]])
+    y = 0.03 * x + np.concatenate([generator(1).normal(0, 0.001, 11), [0.1]])
+    fit, line = log_fit(np.exp(x), y, rng=generator(), at=300, n_boot=20_000), stats.linregress(x, y)
+    rest, square = y - line.intercept - line.slope * x, ((x - x.mean()) ** 2).sum()
+    room = 1 - 1 / 12 - (x - x.mean()) ** 2 / square
+    error = math.sqrt(((x - x.mean()) ** 2 * rest**2 / room).sum()) / square
+    assert fit.slope["high"] - fit.slope["low"] == pytest.approx(2 * stats.t.ppf(0.975, 10) * error, rel=0.04)
+
+
 def test_what_moves_a_whole_group_is_counted():
     """Three curves that are shifted against each other: t with 2 degrees of freedom for where the line lies."""
     trials, bps, groups = noisy(sd=1e-5, moved=0.02)
