@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sessionwise.analysis.inference import exact_permutation
 from sessionwise.analysis.study_report import report
 from sessionwise.io.files import read_json
 from sessionwise.runs.progress import make_progress
@@ -41,6 +42,8 @@ def main() -> None:
         }
     for table in (claims_table, closeness_table, scores_table):
         print("\n".join(table(studies)) + "\n")
+    if not options.show:
+        print("\n".join(across_table(studies)))
 
 
 def run(folder: Path, name: str, seed: int) -> Document:
@@ -83,6 +86,36 @@ def closeness_table(studies: Mapping[str, Document]) -> list[str]:
         lines.append(row(name, [number_cell((d["closeness"] or {}).get(name)) for d in studies.values()]))
     lines.append(row("verdict", [str((d["closeness"] or {}).get("verdict")) for d in studies.values()]))
     return lines
+
+
+def across_table(studies: Mapping[str, Document]) -> list[str]:
+    """Strong closeness against none over the generator seeds: values, means, exact permutation p of the difference."""
+    lines = [row("over generator seeds", ["strong", "none", "p"]), "|---|---|---|---|"]
+    measures = {
+        "share in common": lambda d: (d["closeness"]["shared"] or {}).get("mean"),
+        "correlation of rankings": lambda d: d["closeness"]["cross_target_rho"]["mean"],
+        "the same, given trials": lambda d: (d["closeness"]["partial_rho"] or {}).get("mean"),
+        "own ranking minus the other's, top 3": own_minus_other,
+    }
+    for name, measure in measures.items():
+        values = {kind: [measure(d) for n, d in studies.items() if n.startswith(kind)] for kind in KINDS}
+        known = all(value is not None for group in values.values() for value in group)
+        p = exact_permutation(values["strong"], values["none"]) if known else None
+        cells = [", ".join(number_cell(v) for v in group) + mean_cell(group) for group in values.values()]
+        lines.append(row(name, [*cells, number_cell(p, 2)]))
+    return lines
+
+
+def mean_cell(values: Sequence[float | None]) -> str:
+    """`` (mean 0.593)``, or nothing where a value is missing."""
+    known = [value for value in values if value is not None]
+    return f" (mean {sum(known) / len(known):.3f})" if known and len(known) == len(values) else ""
+
+
+def own_minus_other(study: Document) -> float | None:
+    """Test score of the target's own top sessions minus that of the other target's top sessions, bits per spike."""
+    rows = [r for c in study["controls"] if c["name"] == "other_targets" for r in c["rows"] if r["heldout"] is None]
+    return -rows[0]["difference"]["mean"] if rows and rows[0]["difference"] else None
 
 
 def scores_table(studies: Mapping[str, Document]) -> list[str]:
