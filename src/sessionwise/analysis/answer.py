@@ -162,10 +162,11 @@ def _closeness(closeness: Mapping[str, Any] | None) -> str:
 
 
 def _in_common(shared: Mapping[str, Any] | None) -> str:
-    if not shared or shared["mean"] is None:
+    """The share in common; not without an interval, since a ratio over a ceiling near zero may be anything."""
+    if not shared or shared["mean"] is None or shared["low"] is None:
         return ""
-    limits = "" if shared["low"] is None else f" [{shared['low']:.2f}, {shared['high']:.2f}]"
-    return f" (held-out sessions have {shared['mean']:.2f}{limits} of their reproducible order in common)"
+    limits = f"[{shared['low']:.2f}, {shared['high']:.2f}]"
+    return f" (held-out sessions have {shared['mean']:.2f} {limits} of their reproducible order in common)"
 
 
 def _missing(counts: Mapping[str, int], allow_missing: bool) -> str:

@@ -336,7 +336,7 @@ def verdict(document: Mapping[str, Any]) -> dict[str, Any]:
         text = "One seed: the noise between trainings is unknown, so no core is called better. Use two or more seeds."
         return {"text": text, "different": False}
     if different:
-        text = f"The cores differ by more than noise (p = {p_equal:.3f}); {rows[0]['session']} ranks first."
+        text = f"The cores differ by more than noise ({_p(p_equal)}); {rows[0]['session']} ranks first."
     elif p_equal is None:
         text = f"Not judged: too little to compare ({counted}, {sum(r['state'] == 'done' for r in rows)} cores)."
     elif median and median["low"] > 0:
@@ -347,6 +347,10 @@ def verdict(document: Mapping[str, Any]) -> dict[str, Any]:
         word = "above" if baseline["low"] > 0 else "below" if baseline["high"] < 0 else "not told apart from"
         text += f" The best frozen core is {word} training on the recording alone ({_interval(baseline)})."
     return {"text": text, "different": different}
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _interval(entry: Mapping[str, Any]) -> str:
