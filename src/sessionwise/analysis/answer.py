@@ -130,7 +130,7 @@ def _sessions(grid: Grid, ranking: Mapping[str, Any], how_many: int | None) -> s
         words += f" (chance of being among the top {grid.top}: {', '.join(f'{p:.2f}' for p in known)})"
     words += "." if ranking["verdict"]["different"] else ", though their ranking is not told apart from noise."
     if how_many is not None:
-        words += f" On validation trials {how_many} ranked session{'s are' if how_many > 1 else ' is'} best."
+        words += f" On validation trials {how_many} ranked session{'s' if how_many > 1 else ''} did best, nominally."
     return words
 
 

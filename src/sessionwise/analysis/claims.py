@@ -237,10 +237,21 @@ def _share(grid: Grid, estimator: Estimator) -> Document:
         questions = {h: share_of_best(grid, h, choice) for h in grid.heldout}
         each = {h: _ratio(grid, estimator, (claim.id, choice), {h: q}) for h, q in questions.items()}
         average = _ratio(grid, estimator, (claim.id, choice), questions)
-        answers[choice] = average, each, {h: q.sizes for h, q in questions.items()}
+        sizes = {h: q.sizes for h, q in questions.items()}
+        if choice == "validation":  # the paper's choice is shown as the paper makes it
+            each = {h: _unless_itself(found, [sizes[h]], grid.top) for h, found in each.items()}
+            average = _unless_itself(average, list(sizes.values()), grid.top)
+        answers[choice] = average, each, sizes
     found, _, sizes = answers["test"]
     paper = paper_choice(found, claim.unit, claim.threshold, sizes)
     return document(claim, *answers["validation"], paper_choice=paper)
+
+
+def _unless_itself(found: Found, sizes: Sequence[Mapping[str, int | None]], top: int) -> Found:
+    """A share of itself is 100 % and says nothing: where the top is the best size everywhere, nothing is concluded."""
+    if found.mean is None or not sizes or any(each.get("ranked") != top for each in sizes):
+        return found
+    return replace(found, doubt=found.doubt or "The top is itself the best size chosen on validation trials.")
 
 
 def _ratio(grid: Grid, estimator: Estimator, name: Sequence[Any], questions: Mapping[str, Question]) -> Found:

@@ -231,7 +231,7 @@ def _converged(entry: Document, grid: Grid) -> Document:
     if len(known) < len(answers):
         word = "Not judged for every held-out session: it takes two seeds with validation scores."
     elif all(known):
-        word = "On validation trials the change is below the SD between seeds everywhere: trained to its end."
+        word = "On validation trials the change is below the SD between seeds everywhere: no sign of too few steps."
     else:
         late = [row for row in entry["rows"] if row["heldout"] is not None and row["converged"] is False]
         each = ", ".join(_change(row) for row in late)
