@@ -259,6 +259,13 @@ def test_simulated_sessions_are_made_once_and_their_held_out_ids_are_known(recip
         prepare(make_recipe({**value, "data": {"simulate": {**sizes, "seed": 5}}}), tmp_path / "s")
 
 
+def test_a_size_beyond_the_simulated_pool_is_refused_before_anything_is_simulated(tmp_path):
+    value = {"preset": "tiny", "data": {"simulate": {"n_sessions": 3}}, "study": {"sizes": [1, 40], "top": 1}}
+    with pytest.raises(UsageError, match="k=40 but 3 candidates"):
+        prepare(make_recipe(value), tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
 def test_metadata_of_a_table_reach_the_study(recipe, toy_store, tmp_path):
     table = tmp_path / "m.csv"
     table.write_text("session,good_units,note\nsim-00,12,=1+1\nsim-01,,x\nother,3,y\n")

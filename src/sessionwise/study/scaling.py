@@ -50,7 +50,7 @@ from sessionwise.selection.ranking import (
 )
 from sessionwise.study.cells import Cell, Job, Orders, cells, transfer_jobs, unknown_orders
 from sessionwise.study.folder import refuse_another, refuse_foreign, refuse_other_content
-from sessionwise.study.layout import Layout, lay_out
+from sessionwise.study.layout import Layout, design_problems, lay_out
 from sessionwise.study.recipe import Recipe, changed, read_recipe_file, try_recipe
 from sessionwise.training.jobs import (
     WORK,
@@ -212,7 +212,10 @@ def study_sessions(recipe: Recipe, folder: Path, store: str | Path | None) -> tu
         return sessions, recipe
     if store or recipe.data.store:
         raise UsageError("recipe: data", "a store and simulated sessions", "one of the two")
-    pool = simulate_pool(**recipe.data.simulate.model_dump())
+    asked = recipe.data.simulate
+    if recipe.data.pool is None:  # what the sizes refuse is known before anything is simulated
+        raise_all(design_problems(recipe, len(recipe.data.heldout) or asked.n_heldout, asked.n_sessions))
+    pool = simulate_pool(**asked.model_dump())
     target = folder / "store"
     folder.mkdir(parents=True, exist_ok=True)
     made = create_store(target)
