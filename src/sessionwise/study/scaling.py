@@ -150,6 +150,8 @@ def run_study(
     plans = {(s, h): study.plan(s, h) for s in study.layout.split_seeds for h in study.layout.heldout}
     first = [spec for plan in plans.values() for spec in plan.specs] + _ready(study, unknown_orders(study.layout))
     missing = {spec.key for spec in pending(first, runs, retry_failed)}
+    if missing:  # new rankings never stand beside the results of old ones
+        (folder / ABOUT_FILE).unlink(missing_ok=True)
     outcomes = execute(first, runs, WORK, on=on, progress=progress, retry_failed=retry_failed)
     rankings = {asked: collect(plan, study.sessions, runs, outcomes) for asked, plan in plans.items()}
     for asked, ranking in rankings.items():
@@ -224,7 +226,8 @@ def study_sessions(recipe: Recipe, folder: Path, store: str | Path | None) -> tu
     write_truth(target, pool)
     if not recipe.data.heldout:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"heldout": pool.heldout})})
-    return open_store(target), recipe
+    # An earlier call that was refused may have left more sessions there: the recipe's own are the study's.
+    return open_store(target).subset(session.id for session in pool.sessions), recipe
 
 
 # What was asked -------------------------------------------------------------------------------------------------------
