@@ -15,7 +15,7 @@ from sessionwise.errors import UsageError
 from sessionwise.selection.sets import random_order
 from sessionwise.study.layout import Layout
 
-UNKNOWN = "?"  # begins a placeholder; ids of sessions never clash with it, since placeholders hold spaces and a kind
+UNKNOWN = "\0?"  # begins a placeholder; ids with a zero byte do not occur, ids that begin with "?" may
 MANY = 1000  # shuffles of the control with many of them are numbered from here: other draws than the random order's
 MATCHED = 2000
 

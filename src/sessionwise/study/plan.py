@@ -33,7 +33,7 @@ FINETUNING_HOURS = 20 / 60
 
 ALL = "all sessions"
 FINALS = "final evaluations"
-_BEST = "?best"  # the session at a place of the one order that all rankings have in the case of fewest runs
+_BEST = f"{UNKNOWN}best"  # the session at a place of the one order that all rankings have in the case of fewest runs
 MATCHED_BY_TRIALS = f"{UNKNOWN}matched "
 _HEADER = ("what", "asked", "at most", "at least", "there", "steps", "h here", "h paper")
 
@@ -277,7 +277,7 @@ def _with_sessions(job: Job, names: Mapping[str, str]) -> Job:
 def _structure(job: Job, sized: bool) -> Job:
     """What is left of a job when it does not matter which sessions its pretraining has, or not even how many."""
     if job.kind == "pretrain":
-        return replace(job, sessions=("?any",) * (len(job.sessions) if sized else 1))
+        return replace(job, sessions=(f"{UNKNOWN}any",) * (len(job.sessions) if sized else 1))
     return replace(job, input=_structure(job.input, sized) if job.input else None)
 
 
