@@ -137,7 +137,9 @@ def options(
 def data_import(
     files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Recordings, one file a session.")],
     to: Annotated[Path, typer.Option("--to", metavar="STORE", help="Store to add to; made when it is not there.")],
-    format: Annotated[str, typer.Option("--format", help="Format of the files: npz.")] = "npz",
+    format: Annotated[
+        str | None, typer.Option("--format", help="npz | alf | nwb | hdf5 | arrow | lfads [guessed from content]")
+    ] = None,
     bin_ms: Annotated[float | None, typer.Option("--bin-ms", help="Join bins to this size (milliseconds).")] = None,
     window: Annotated[str | None, typer.Option(metavar="START,STOP", help="Crop trials to this window (s).")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad files out, and list them.")] = False,

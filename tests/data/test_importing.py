@@ -34,7 +34,8 @@ def test_files_become_sessions(files: list[Path], store: SessionStore) -> None:
     lines: list[str] = []
     summary = import_files(files, store, say=lines.append)
     assert summary.added == ("a", "b", "c") == store.ids == open_store(store.path).ids
-    assert len(lines) == 3 and lines[1].startswith("[2/3] b.npz: session 'b', 12 trials, 10 bins, 3 units")
+    assert lines[0] == "format npz, by content: 3 recordings"
+    assert len(lines) == 4 and lines[2].startswith("[2/3] b.npz: session 'b', 12 trials, 10 bins, 3 units")
     source = open_store(store.path).info("a").source
     assert source["file"] == "a.npz" and len(source["sha256"]) == 64
 
@@ -153,8 +154,8 @@ def test_an_import_that_fails_leaves_no_new_store(tmp_path: Path, files: list[Pa
 def test_wrong_arguments(store: SessionStore, files: list[Path]) -> None:
     with pytest.raises(UsageError, match="no files are named"):
         import_files([], store)
-    with pytest.raises(UsageError, match="'nwb' is unknown; need npz"):
-        import_files(files, store, format="nwb")
+    with pytest.raises(UsageError, match="'mwb' is unknown; need npz"):
+        import_files(files, store, format="mwb")
     with pytest.raises(DataError, match="cannot be joined to 30 ms"):
         import_files(files[:1], store, bin_ms=30)
 

@@ -6,12 +6,14 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sessionwise.data.formats.npz import read_npz_session
+from sessionwise.data.binning import session_from
+from sessionwise.data.formats.registry import Format, find_recordings, named_format, read_recording
 from sessionwise.data.info import SessionInfo, describe, info_from
+from sessionwise.data.recording import Asked, Recording
 from sessionwise.data.session import MIN_SHARED_SPIKES, Session, window_text
 from sessionwise.data.store import STORE_FILE, SessionStore, create_store, open_store, staged_session
 from sessionwise.errors import (
@@ -23,8 +25,6 @@ from sessionwise.errors import (
     raise_all,
 )
 from sessionwise.io.files import folder_name
-
-FORMATS = {"npz": read_npz_session}
 
 
 @dataclass(frozen=True)
@@ -40,26 +40,23 @@ def import_files(
     paths: Iterable[str | Path],
     store: SessionStore,
     *,
-    format: str = "npz",
-    bin_ms: float | None = None,
-    window_s: tuple[float, float] | None = None,
+    format: str | None = None,
     skip_bad: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    **asked: Any,
 ) -> ImportSummary:
-    """Read files, crop and rebin them, and add them to a store: all of them, or none when one is bad.
+    """Read files or folders, bin or rebin them, and add them to a store: all of them, or none when one is bad.
 
-    With ``skip_bad`` the good ones are added and the bad ones listed. The same content again changes nothing.
-    ``say`` gets one line a file, and one for each note.
+    ``format``: a name; without one it is guessed from each file's content, and said. ``asked``: fields of ``Asked``
+    (``bin_ms``, ``window_s``, ``align``, ``units`` ...). A folder stands for the recordings below it. With ``skip_bad``
+    the good ones are added and the bad ones listed. The same content again changes nothing. ``say`` gets one line a
+    file, and one for each note.
     """
-    files = [Path(path) for path in paths]
-    if not files:
-        raise UsageError("import", "no files are named", "at least one", "sessionwise data import FILES... --to STORE")
-    if format not in FORMATS:
-        raise UsageError("--format", f"{format!r} is unknown", " | ".join(FORMATS))
-    work = _Import(store, format, bin_ms, window_s, say)
+    work = _Import(store, Asked(**asked), say)
+    files = work.find([Path(path) for path in paths], None if format is None else named_format(format))
     with ExitStack() as staged:  # leaving without an error commits every staged session; an error drops them all
-        for number, path in enumerate(files, 1):
-            work.take(path, f"[{number}/{len(files)}] {path.name}", staged)
+        for number, (path, kind) in enumerate(files, 1):
+            work.take(path, kind, f"[{number}/{len(files)}] {path.name}", staged)
         if work.bad and not (skip_bad and (work.added or work.unchanged)):
             raise_all([problem for _, problem in work.bad])
     for info in work.added:
@@ -97,19 +94,33 @@ class _Import:
     """One import under way: what is staged, what was there, what is bad."""
 
     store: SessionStore
-    format: str
-    bin_ms: float | None
-    window_s: tuple[float, float] | None
+    asked: Asked
     say: Callable[[str], None]
     added: list[SessionInfo] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     bad: list[tuple[Path, SessionwiseError]] = field(default_factory=list)
     said: Counter[str] = field(default_factory=Counter)
 
-    def take(self, path: Path, label: str, staged: ExitStack) -> None:
-        """Read one file and stage it; a bad file is remembered with its problem."""
+    def find(self, paths: Sequence[Path], format: Format | None) -> list[tuple[Path, Format]]:
+        """The recordings that the paths stand for, each once, with their formats, which are said when guessed."""
+        if not paths:
+            remedy = "sessionwise data import FILES... --to STORE"
+            raise UsageError("import", "no files are named", "at least one", remedy)
+        found: dict[Path, Format] = {}
+        for path in paths:
+            try:
+                found.update(find_recordings(path, format))
+            except DataError as problem:
+                self.bad.append((path, problem))
+        if format is None:
+            for name, n in Counter(kind.name for kind in found.values()).items():
+                self.say(f"format {name}, by content: {n} {'recording' if n == 1 else 'recordings'}")
+        return list(found.items())
+
+    def take(self, path: Path, format: Format, label: str, staged: ExitStack) -> None:
+        """Read one recording and stage it; a bad one is remembered with its problem."""
         try:
-            session = self._read(path)
+            session = self._read(path, format)
             if not self.store.admit(session, str(path), self.added):
                 self.unchanged.append(session.id)
                 self.say(f"{label}: session {session.id!r} is already there with the same content")
@@ -121,10 +132,20 @@ class _Import:
             return
         self._keep(session, path, label)
 
-    def _read(self, path: Path) -> Session:
+    def _read(self, path: Path, format: Format) -> Session:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SessionwiseWarning)  # they stand in the session's notes, which are said
-            return FORMATS[self.format](path, window_s=self.window_s, bin_ms=self.bin_ms)
+            found = read_recording(path, format, self.asked)
+            return session_from(found, self._on_our_grid()) if isinstance(found, Recording) else found
+
+    def _on_our_grid(self) -> Asked:
+        """Spike times fit any grid: without a wish they are binned like the sessions that are there."""
+        first = next((self.store.info(i) for i in self.store), None) or next(iter(self.added), None)
+        if first is None or (self.asked.bin_ms is not None and self.asked.window_s is not None):
+            return self.asked
+        bin_ms = first.bin_s * 1000 if self.asked.bin_ms is None else self.asked.bin_ms
+        window_s = first.window_s if self.asked.window_s is None else self.asked.window_s
+        return replace(self.asked, bin_ms=bin_ms, window_s=window_s)
 
     def _keep(self, session: Session, path: Path, label: str) -> None:
         info = info_from(describe(session, ""), self.store.path / folder_name(session.id))

@@ -129,6 +129,12 @@ def human_bytes(n: int) -> str:
     return f"{n / 1000**power:.3g} {['', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB'][power]}"
 
 
+def kind_of_file(path: str | Path) -> str:
+    """What a file is by its first bytes, for a message: ``an HTML page``. DataError for what is no regular file."""
+    with open_regular(path) as stream:
+        return _kind_of(stream.read(512))[0]
+
+
 def _cannot_open(path: str | Path, error: Exception) -> DataError:
     if os.path.lexists(str(path).replace("\0", "")) and isinstance(error, FileNotFoundError):
         return DataError(str(path), "is a broken link", "a regular file", "Restore the file that it points to")

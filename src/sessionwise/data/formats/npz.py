@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from sessionwise.data.formats.registry import Format
+from sessionwise.data.recording import Asked
 from sessionwise.data.session import Session, crop, make_session, rebin_session
-from sessionwise.errors import DataError
-from sessionwise.io.arrays import read_npz, unchanged_source
+from sessionwise.errors import DataError, SessionwiseError
+from sessionwise.io.arrays import npz_names, read_npz, unchanged_source
 
 _TEXTS = ("subject", "lab", "date", "align")
 _UNITS = {"area": "areas", "areas": "areas", "unit_ids": "unit_ids"}
@@ -140,3 +142,19 @@ def _columns(
 
 def _brief(value: np.ndarray) -> str:
     return repr(value.item()) if value.size == 1 else f"an array of shape {value.shape}"
+
+
+def _claims(path: Path) -> bool:
+    if path.suffix == ".npz" and path.is_file():
+        return True
+    try:
+        return "counts" in npz_names(path)
+    except SessionwiseError:
+        return False
+
+
+def _read(path: Path, asked: Asked) -> Session:
+    return read_npz_session(path, session_id=asked.session_id)
+
+
+FORMAT = Format("npz", "binned counts and what is known about them, one .npz a session", _claims, _read)

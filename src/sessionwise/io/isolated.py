@@ -1,0 +1,144 @@
+"""Reading hostile files in a process of its own: a library that crashes takes that process down and nothing else.
+
+The parent sends the name of a function and its arguments as JSON; the child writes what the function returns into a
+temporary folder, arrays as ``.npy``, the rest as JSON. Typed errors come back as themselves. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sessionwise import errors
+from sessionwise.errors import DataError, EnvironmentProblem, SessionwiseError
+from sessionwise.io.arrays import read_npy, write_npy
+from sessionwise.io.files import read_json, write_json
+
+_ANSWER = "answer.json"
+_BYTES_A_SECOND = 10e6  # far below what any disk and library reach
+_SHORTEST_S = 60.0
+_MEMORY_SHARE = 0.9
+
+
+def call_isolated(function: str, path: str | Path, *more: Any, timeout_s: float | None = None) -> Any:
+    """``module:name(path, *more)`` in a process of its own; returns what it returns.
+
+    Arguments are JSON values; the answer is made of dicts, lists, texts, numbers, None and arrays without objects.
+    Arrays come back as read-only memory maps.
+
+    Raises
+    ------
+    DataError: the reader crashed, hung or ran out of memory on this file. Typed errors of the function as themselves.
+    """
+    limit = timeout_s if timeout_s is not None else _time_for(Path(path))
+    folder = Path(tempfile.mkdtemp(prefix="sessionwise-"))
+    try:
+        request = {"function": function, "arguments": [str(path), *more], "folder": str(folder)}
+        _run(request, str(path), limit)
+        answer = read_json(folder / _ANSWER)
+        if "error" in answer:
+            raise _error_in(answer["error"])
+        return _unpacked(answer["value"], folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # memory maps of its files stay valid
+
+
+def _time_for(path: Path) -> float:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        size = 0
+    return _SHORTEST_S + size / _BYTES_A_SECOND
+
+
+def _run(request: dict[str, Any], where: str, limit: float) -> None:
+    command = [sys.executable, "-P", "-m", "sessionwise.io.isolated"]
+    dropped = ("HDF5_PLUGIN_PATH", "HDF5_USE_FILE_LOCKING")
+    environment = {name: value for name, value in os.environ.items() if name not in dropped}
+    # "::" turns dynamic filter plugins off; recordings lie on read-only and networked disks, where locking fails.
+    environment |= {"HDF5_PLUGIN_PRELOAD": "::", "HDF5_USE_FILE_LOCKING": "FALSE"}
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(request).encode(), capture_output=True, env=environment, timeout=limit
+        )
+    except subprocess.TimeoutExpired as error:
+        found = f"keeps its reader busy for more than {limit:.0f} s"
+        raise DataError(where, found, "a file that can be read", "Refused; write or download it again") from error
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        found = f"crashes its reader ({name})"
+        raise DataError(where, found, "a file that its library can read", "Refused; write or download it again")
+    if done.returncode:
+        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit {done.returncode}"]
+        raise DataError(where, f"cannot be read ({last[0][:200]})", "a complete file", "Write or download it again")
+
+
+def _error_in(value: dict[str, str]) -> SessionwiseError:
+    kind = getattr(errors, value["type"])
+    problem: SessionwiseError = kind(value["where"], value["found"], value["needed"], value["remedy"])
+    return problem
+
+
+def _packed(value: Any, folder: Path) -> Any:
+    """A JSON value; arrays become files of the folder."""
+    if isinstance(value, np.ndarray):
+        name = f"{len(list(folder.iterdir()))}.npy"
+        write_npy(folder / name, value)
+        return {"array": name}
+    if isinstance(value, dict):
+        return {"dict": [[str(key), _packed(item, folder)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {"list": [_packed(item, folder) for item in value]}
+    return {"plain": value.item() if isinstance(value, np.generic) else value}
+
+
+def _unpacked(value: Any, folder: Path) -> Any:
+    [(kind, content)] = value.items()
+    if kind == "array":
+        return read_npy(folder / content, mmap=True)
+    if kind == "dict":
+        return {key: _unpacked(item, folder) for key, item in content}
+    return [_unpacked(item, folder) for item in content] if kind == "list" else content
+
+
+def _answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    module, _, name = request["function"].partition(":")
+    arguments: Sequence[Any] = request["arguments"]
+    try:
+        return {"value": _packed(getattr(import_module(module), name)(*arguments), folder)}
+    except MemoryError:
+        found = "needs more memory than this machine has"
+        return _told(EnvironmentProblem(arguments[0], found, "a smaller recording or more memory"))
+    except SessionwiseError as problem:
+        return _told(problem)
+
+
+def _told(problem: SessionwiseError) -> dict[str, Any]:
+    parts = {part: getattr(problem, part) for part in ("where", "found", "needed", "remedy")}
+    return {"error": {"type": type(problem).__name__, **parts}}
+
+
+def main() -> None:
+    """The child: one request from standard input, one answer into the folder that it names."""
+    request = json.load(sys.stdin)
+    memory = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _MEMORY_SHARE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    folder = Path(request["folder"])
+    write_json(folder / _ANSWER, _answer(request, folder))
+
+
+if __name__ == "__main__":
+    main()
