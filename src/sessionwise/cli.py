@@ -9,26 +9,21 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from sessionwise.cli_data import StorePath, data_app
 from sessionwise.errors import (
     EXIT_SOME_RUNS_FAILED,
     EXIT_STOPPED,
-    Problems,
     SessionwiseError,
-    SessionwiseWarning,
     UsageError,
-    raise_all,
 )
+from sessionwise.terminal import MAX_PROBLEMS, print_table, say, say_problems, show_warning, shown
 
-if TYPE_CHECKING:
-    from sessionwise.data.info import SessionInfo
-
-MAX_PROBLEMS = 20
 _CONTROLS = {"baseline": "baseline (from scratch)", "random_core": "random frozen core"}
 _INTERRUPTED = 130  # what the command line library makes of Ctrl-C
 
@@ -40,17 +35,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Prepared stores of recordings.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
-
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a prepared store.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: run a command; typed errors become one line each and an exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    warnings.showwarning = _show_warning
+    warnings.showwarning = show_warning
     try:
         app([a for a in arguments if a != "--debug"], prog_name="sessionwise")
     except SessionwiseError as error:
@@ -63,53 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         say("Stopped. Run the same command again to go on.")
         sys.exit(EXIT_STOPPED)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What every command uses
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def say(text: str) -> None:
-    """A line of progress or a note, on standard error; control characters are shown, never sent."""
-    print(shown(text), file=sys.stderr, flush=True)
-
-
-def shown(text: object) -> str:
-    """Any text as one printable line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in str(text))
-
-
-def say_problems(error: SessionwiseError) -> None:
-    """One line a problem, at most 20 and then a count."""
-    problems = error.problems if isinstance(error, Problems) else [error]
-    for problem in problems[:MAX_PROBLEMS]:
-        say(f"error: {problem}")
-    if len(problems) > MAX_PROBLEMS:
-        say(f"... and {len(problems) - MAX_PROBLEMS} more problems")
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> None:
-    """A table on standard output that fits a terminal; in a pipe no line is wrapped or cut. ``right``: flush right."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=100_000, color_system=None)
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
-    for column in columns:
-        table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("-" if cell is None else shown(cell)) for cell in row))
-    console.print(table)
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-    name = "note" if issubclass(category, SessionwiseWarning) else category.__name__
-    say(f"{name}: {message}")
 
 
 def _version(wanted: bool) -> None:
@@ -126,139 +71,6 @@ def options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """Which earlier recordings should a Neural Data Transformer be pretrained on?"""
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# sessionwise data ...
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@data_app.command("import", epilog="Example: sessionwise data import recordings/*.npz --to my-store --bin-ms 20")
-def data_import(
-    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Recordings, one file a session.")],
-    to: Annotated[Path, typer.Option("--to", metavar="STORE", help="Store to add to; made when it is not there.")],
-    format: Annotated[
-        str | None, typer.Option("--format", help="npz | alf | nwb | hdf5 | arrow | lfads [guessed from content]")
-    ] = None,
-    bin_ms: Annotated[float | None, typer.Option("--bin-ms", help="Join bins to this size (milliseconds).")] = None,
-    window: Annotated[str | None, typer.Option(metavar="START,STOP", help="Crop trials to this window (s).")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad files out, and list them.")] = False,
-) -> None:
-    """Check recordings and add them to a prepared store: all of them, or none."""
-    from sessionwise.data.importing import import_to
-
-    window_s = None if window is None else _window(window)
-    options = {"format": format, "bin_ms": bin_ms, "window_s": window_s, "skip_bad": skip_bad}
-    store, summary = import_to(to, files, say, **options)
-    for _, problem in summary.skipped:
-        say(f"left out: {problem}")
-    print(
-        f"{len(summary.added)} added, {len(summary.unchanged)} already there, {len(summary.skipped)} left out; "
-        f"{shown(to)} now holds {len(store)} sessions"
-    )
-
-
-@data_app.command("list", epilog="Example: sessionwise data list my-store")
-def data_list(
-    store: StorePath,
-    where: Annotated[
-        str | None, typer.Option("--where", help="Only sessions that this keeps: 'n_trials >= 100'.")
-    ] = None,
-) -> None:
-    """List the sessions of a store."""
-    from sessionwise.data.store import open_store
-
-    sessions = open_store(store)
-    sessions = sessions if where is None else sessions.filter(where)
-    columns = ["session", "subject", "lab", "date", "trials", "bins", "units", "bin ms", "window s", "Hz"]
-    rows = [_row(sessions.info(session_id)) for session_id in sessions]
-    print_table(columns, rows, right=["trials", "bins", "units", "bin ms", "Hz"])
-
-
-@data_app.command("show", epilog="Example: sessionwise data show my-store 11_Hench_2017-06-18")
-def data_show(
-    store: StorePath,
-    session: Annotated[str, typer.Argument(metavar="ID", help="Session id, as the list shows it.")],
-    split_seed: Annotated[int, typer.Option("--split-seed", help="Seed of the 8:1:1 split.")] = 0,
-) -> None:
-    """Show what is known about one session."""
-    from sessionwise.data.splits import make_split
-    from sessionwise.data.store import open_store
-
-    info = open_store(store).info(session)
-    print_table(["what", "value"], _facts(info, make_split(info.id, info.trial_ids, split_seed)))
-
-
-@data_app.command("check", epilog="Example: sessionwise data check my-store")
-def data_check(store: StorePath) -> None:
-    """Hash every file of a store again and compare with what was recorded."""
-    from sessionwise.data.store import check_store
-
-    lines: list[str] = []
-
-    def progress(line: str) -> None:
-        lines.append(line)
-        say(line)
-
-    problems = check_store(store, progress)
-    raise_all(problems)
-    print(f"{len(lines)} sessions checked: all files are as recorded")
-
-
-def _window(text: str) -> tuple[float, float]:
-    try:
-        start, stop = (float(part) for part in text.split(","))
-    except ValueError as error:
-        remedy = "For example: --window -0.2,0.8"
-        raise UsageError("--window", f"{text!r}", "START,STOP in seconds", remedy) from error
-    return start, stop
-
-
-def _row(info: SessionInfo) -> list[object]:
-    window = f"{info.window_s[0]:g}..{info.window_s[1]:g}"
-    shape = [info.n_trials, info.n_bins, info.n_units]
-    return [
-        info.id,
-        info.subject,
-        info.lab,
-        info.date,
-        *shape,
-        f"{info.bin_s * 1e3:g}",
-        window,
-        f"{info.mean_rate_hz:.2f}",
-    ]
-
-
-def _facts(info: SessionInfo, split: Any) -> list[tuple[str, object]]:
-    from collections import Counter
-
-    from sessionwise.data.session import window_text
-    from sessionwise.data.splits import overlap_of
-
-    areas = Counter(info.areas or ()).most_common()
-    shared = overlap_of(info, split)
-    return [
-        ("session", info.id),
-        ("subject, lab, date", f"{info.subject or '-'}, {info.lab or '-'}, {info.date or '-'}"),
-        ("shape", f"{info.n_trials} trials x {info.n_bins} bins x {info.n_units} units"),
-        ("time", f"{window_text(info.bin_s, info.window_s)}; 0 is {info.align or 'not named'}"),
-        ("spikes", f"{info.spikes} ({info.mean_rate_hz:.2f} Hz a unit)"),
-        ("split", f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test trials"),
-        (
-            "test bins also in training windows",
-            "unknown (no trial times)" if shared is None else f"{100 * shared:.1f} %",
-        ),
-        ("areas", ", ".join(f"{area} {n}" for area, n in areas) or None),
-        ("trial columns", ", ".join(info.columns) or None),
-        *((f"source {key}", _plain(value)) for key, value in info.source.items() if value),
-        *(("note", note) for note in info.notes),
-        ("counts SHA-256", info.counts_sha256),
-        ("folder", info.folder),
-    ]
-
-
-def _plain(value: object) -> object:
-    return ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -102,20 +102,20 @@ class _Import:
     said: Counter[str] = field(default_factory=Counter)
 
     def find(self, paths: Sequence[Path], format: Format | None) -> list[tuple[Path, Format]]:
-        """The recordings that the paths stand for, each once, with their formats, which are said when guessed."""
+        """The recordings that the paths stand for, with their formats, which are said when guessed."""
         if not paths:
             remedy = "sessionwise data import FILES... --to STORE"
             raise UsageError("import", "no files are named", "at least one", remedy)
-        found: dict[Path, Format] = {}
+        found: list[tuple[Path, Format]] = []
         for path in paths:
             try:
-                found.update(find_recordings(path, format))
+                found += find_recordings(path, format)
             except DataError as problem:
                 self.bad.append((path, problem))
         if format is None:
-            for name, n in Counter(kind.name for kind in found.values()).items():
+            for name, n in Counter(kind.name for _, kind in found).items():
                 self.say(f"format {name}, by content: {n} {'recording' if n == 1 else 'recordings'}")
-        return list(found.items())
+        return found
 
     def take(self, path: Path, format: Format, label: str, staged: ExitStack) -> None:
         """Read one recording and stage it; a bad one is remembered with its problem."""

@@ -29,7 +29,8 @@ class Format:
     """One file format.
 
     name: as ``--format`` names it. summary: one line for people. claims: whether a path is one recording of this
-    format, by its content, never raising. read: the recording at a path, as spike times or as binned counts; raises DataError.
+    format, by its content, never raising. read: the recording at a path, as spike times or as binned counts; raises
+    DataError.
     """
 
     name: str
