@@ -29,10 +29,10 @@ FLOORS = {
     "training": 5,
     "selection": 6,
     "study": 7,
-    "terminal": 7,
-    "cli_data": 8,
-    "cli": 9,
-    "__main__": 10,
+    "terminal": 1,
+    "cli_data": 7,
+    "cli": 8,
+    "__main__": 8,
 }
 WITHOUT_TORCH = ("errors", "io", "data", "runs", "analysis")
 OPTIONAL = {"h5py", "pyarrow", "pynwb", "one", "submitit", "distributed", "dask", "huggingface_hub"}
