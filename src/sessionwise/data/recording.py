@@ -66,7 +66,8 @@ class Asked:
     bin_ms, window_s: bin size in milliseconds; window (start, stop) in seconds around the event.
     align: name of an event, or ``"none"`` for windows cut at a fixed stride; stride_s: that stride (None: no overlap).
     units: ``"all"`` or ``"good"``. trial_mask: apply the recording's own mask (None: off).
-    session_id: an id instead of the file's own. sorter, revision: of ALF folders, where there are several.
+    session_id: an id instead of the file's own. start_s: where the window of binned counts begins, for files that do not
+    say. sorter, revision: of ALF folders, where there are several.
     """
 
     bin_ms: float | None = None
@@ -76,5 +77,6 @@ class Asked:
     units: str = "all"
     trial_mask: bool | None = None
     session_id: str | None = None
+    start_s: float | None = None
     sorter: str | None = None
     revision: str | None = None
