@@ -54,6 +54,10 @@ def data_import(
     ] = None,
     units: Units = "all",
     trial_mask: TrialMask = None,
+    start: Annotated[
+        float | None,
+        typer.Option("--start", help="Where the window of binned counts begins (s), if the file is silent."),
+    ] = None,
     sorter: Annotated[str | None, typer.Option("--sorter", help="ALF: spike sorter, where there are several.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="ALF: revision, where there are several.")] = None,
     id: Annotated[str | None, typer.Option("--id", help="Session id, for one recording. [the file's own]")] = None,
@@ -76,6 +80,7 @@ def data_import(
         "sorter": sorter,
         "revision": revision,
         "session_id": id,
+        "start_s": start,
     }
     _print_summary(to, *import_to(to, files, say, format=format, skip_bad=skip_bad, **asked))
 
@@ -86,6 +91,58 @@ def data_formats() -> None:
     from sessionwise.data.formats.registry import known_formats
 
     print_table(["format", "what"], [(name, format.summary) for name, format in known_formats().items()])
+
+
+@data_app.command(
+    "fetch", epilog="Example: sessionwise data fetch repeated-site --to my-store --cache my-one-cache --window -0.5,2.5"
+)
+def data_fetch(
+    what: Annotated[str, typer.Argument(metavar="repeated-site", help="The set of recordings to fetch.")],
+    to: ToStore,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="EID[,EID]", help="These sessions only. [the paper's 89]")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", metavar="DIR", help="Folder of downloads, an ONE cache. [ONE's own]")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Read the cache; download nothing.")] = False,
+    bin_ms: BinMs = None,
+    window: Window = None,
+    units: Units = "all",
+    skip_bad: SkipBad = False,
+) -> None:
+    """Download IBL's RepeatedSite sessions through ONE and add them to a store; what is there is not fetched again.
+
+    One insertion a session, one spike-sorting revision, IBL's trial mask: as in the paper. Needs the extra ibl.
+    """
+    from sessionwise.data.fetching import fetch_repeated_site
+
+    if what != "repeated-site":
+        raise UsageError("data fetch", f"{what!r} is unknown", "repeated-site")
+    _check_units(units)
+    asked = {"bin_ms": bin_ms, "window_s": None if window is None else _window(window), "units": units}
+    eids = None if only is None else [eid.strip() for eid in only.split(",") if eid.strip()]
+    store, summary = fetch_repeated_site(
+        to, only=eids, cache=cache, offline=offline, skip_bad=skip_bad, say=say, **asked
+    )
+    _print_summary(to, store, summary)
+
+
+@data_app.command("export", epilog="Example: sessionwise data export my-store --format hdf5 --to my-folder")
+def data_export(
+    store: StorePath,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for the files; made when it is not there.")],
+    format: Annotated[str, typer.Option("--format", help="hdf5 (torch_brain) | npz")] = "hdf5",
+    only: Annotated[str | None, typer.Option("--only", metavar="ID[,ID]", help="These sessions only. [all]")] = None,
+) -> None:
+    """Write sessions as files that other tools read, and that import again with the same counts."""
+    from sessionwise.data.exporting import export_store
+    from sessionwise.data.store import open_store
+
+    sessions = open_store(store)
+    ids = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
+    files = export_store(sessions, to, format=format, ids=ids, say=say)
+    print(f"{len(files)} files in {shown(to)}")
 
 
 @data_app.command("list", epilog="Example: sessionwise data list my-store")
