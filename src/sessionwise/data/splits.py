@@ -1,7 +1,8 @@
 """Train, validation and test trials of a session, and the seal in front of the test trials (protocol B12).
 
-A trial's part depends on the session's id, the trial's number in its source, the split seed and the numbers of the
-other trials; on no content, no file order, no other session. Axes: K trials, T bins, N units.
+A trial's part depends on the session's id, the split seed, the numbers of its trials in their source, and in blocks on
+their times; on no content, no file order, no other session. A recorded split is the file's own. Axes: K trials, T bins,
+N units.
 """
 
 from __future__ import annotations
@@ -12,31 +13,44 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from sessionwise.data.info import SessionInfo
-from sessionwise.data.session import MIN_SHARED_SPIKES, exact, oddities
+from sessionwise.data.session import MIN_SHARED_SPIKES, MIN_TRIALS, exact, oddities
 from sessionwise.errors import DataError, EnvironmentProblem, LeakageError, UsageError
 from sessionwise.io.files import canonical_json, disk_problem, read_json, sha256_bytes, write_json
 
+SplitKind = Literal["random", "blocked", "recorded"]
+SPLITS: tuple[SplitKind, ...] = get_args(SplitKind)
 PARTS = ("train", "validation", "test")
 ALIGN_TIME_COLUMNS = ("align_time_s", "trial_start_s", "stim_on_time", "stimOn_times")
+RECORDED_COLUMN = "recorded_split"
+MAX_BLOCKS, TRIALS_A_BLOCK = 5, 5  # of validation and of test each: more blocks follow drift, and purge more
+
+
+def _none() -> np.ndarray:
+    return np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Positions along the first axis of the counts, ascending: 8:1:1 into train, validation and test."""
+    """Positions along the first axis of the counts, ascending: 8:1:1 into train, validation and test.
+
+    purged: trials in no part, since their window overlaps one of another part (``"blocked"`` only).
+    """
 
     session: str
     seed: int
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+    kind: SplitKind = "random"
+    purged: np.ndarray = field(default_factory=_none)
 
     def part(self, name: str) -> np.ndarray:
         """Positions of one part by its name."""
@@ -45,14 +59,65 @@ class Split:
         positions: np.ndarray = getattr(self, name)
         return positions
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of trials of each part, and of those purged where there are any."""
+        purged = {"purged": len(self.purged)} if len(self.purged) else {}
+        return {**{name: len(self.part(name)) for name in PARTS}, **purged}
 
-def make_split(session_id: str, trial_ids: Sequence[int] | np.ndarray, seed: int = 0) -> Split:
-    """Order the trials by SHA-256 of (session id, trial id, split seed) and cut at 8n//10 and 9n//10."""
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """When trials were recorded: (K,) times of their events in seconds (NaN: unknown), window around them, bin size."""
+
+    event_s: np.ndarray
+    window_s: tuple[float, float]
+    bin_s: float
+
+
+def make_split(
+    session_id: str,
+    trial_ids: Sequence[int] | np.ndarray,
+    seed: int = 0,
+    kind: SplitKind = "random",
+    *,
+    windows: Windows | None = None,
+    recorded: Sequence[str] | np.ndarray | None = None,
+) -> Split:
+    """The parts of a session's trials.
+
+    "random": trials in the order of SHA-256 of (session id, trial id, split seed), cut at 8n//10 and 9n//10.
+    "blocked": parts of the same sizes, validation and test in contiguous blocks of time spread over the session; then,
+    with ``windows``, training trials that overlap a validation or test window are purged, and so are validation trials
+    that overlap a test window. "recorded": as ``recorded`` says, (K,) names of parts.
+
+    Raises DataError where a part would be without a trial, or where nothing, or something else, is recorded.
+    """
+    if kind == "blocked":
+        return _blocked(session_id, np.asarray(trial_ids), int(seed), windows)
+    if kind == "recorded":
+        return _recorded(session_id, int(seed), recorded)
+    if kind != "random":
+        raise UsageError("split", f"{kind!r}", " | ".join(SPLITS))
     keys = [hashlib.sha256(canonical_json([session_id, int(trial), int(seed)])).digest() for trial in trial_ids]
     order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
     n = len(order)
-    parts = np.split(order, [8 * n // 10, 9 * n // 10])
-    return Split(session_id, int(seed), *(np.sort(part) for part in parts))
+    train, validation, test = (np.sort(part) for part in np.split(order, [8 * n // 10, 9 * n // 10]))
+    return Split(session_id, int(seed), train, validation, test)
+
+
+def split_of(info: SessionInfo, seed: int = 0, kind: SplitKind = "random") -> Split:
+    """``make_split`` of a stored session, with the times and the recorded split that its trial columns hold."""
+    windows, recorded = windows_of(info), info.columns.get(RECORDED_COLUMN)
+    return make_split(info.id, info.trial_ids, seed, kind, windows=windows, recorded=recorded)
+
+
+def windows_of(info: SessionInfo) -> Windows | None:
+    """The trials' windows in time, from the first of the columns that holds event times; None without one."""
+    for name in ALIGN_TIME_COLUMNS:
+        if name in info.columns and info.columns[name].dtype.kind in "fiu":
+            return Windows(info.columns[name], info.window_s, info.bin_s)
+    return None
 
 
 def part_hash(
@@ -167,25 +232,135 @@ def overlap_share(
 
     ``event_s``: (K,) time of each trial's alignment event in the recording, in seconds; NaN is left out.
     """
-    event_s = np.asarray(event_s, np.float64)
-    train = np.sort(event_s[split.train][np.isfinite(event_s[split.train])])
-    scored = event_s[split.part(part)][np.isfinite(event_s[split.part(part)])]
-    if not len(train) or not len(scored):
+    windows = Windows(np.asarray(event_s, np.float64), window_s, bin_s)
+    train = np.sort(_known(windows.event_s[split.train]))
+    if not len(train) or not len(_known(windows.event_s[split.part(part)])):
         return None
-    length, bins = window_s[1] - window_s[0], round((window_s[1] - window_s[0]) / bin_s)
-    begins = scored[:, None] + bin_s * np.arange(bins)  # relative to each window's start, which cancels
-    slack = bin_s * 1e-6  # windows that only touch share no bin
-    last = np.searchsorted(train, begins + bin_s - slack, side="left") - 1
-    shared = (last >= 0) & (train[np.maximum(last, 0)] + length > begins + slack)
+    ends, starts = _bin_edges(windows, split.part(part))
+    last = np.searchsorted(train, ends, side="left") - 1
+    shared = (last >= 0) & (train[np.maximum(last, 0)] + _length(windows) > starts)
     return float(shared.mean())
 
 
 def overlap_of(info: SessionInfo, split: Split, part: str = "test") -> float | None:
     """``overlap_share`` of a stored session, from the first of its columns that holds event times."""
-    for name in ALIGN_TIME_COLUMNS:
-        if name in info.columns and info.columns[name].dtype.kind in "fiu":
-            return overlap_share(info.columns[name], info.window_s, info.bin_s, split, part)
-    return None
+    windows = windows_of(info)
+    return overlap_share(windows.event_s, windows.window_s, windows.bin_s, split, part) if windows else None
+
+
+# Times of bins --------------------------------------------------------------------------------------------------------
+
+
+def _known(times: np.ndarray) -> np.ndarray:
+    return times[np.isfinite(times)]
+
+
+def _length(windows: Windows) -> float:
+    return windows.window_s[1] - windows.window_s[0]
+
+
+def _bin_edges(windows: Windows, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends and starts of all bins of some trials, each drawn in a little: windows that only touch share no bin.
+
+    Relative to the start of the window, which cancels in every comparison.
+    """
+    events = _known(np.asarray(windows.event_s, np.float64)[positions])
+    begins = events[:, None] + windows.bin_s * np.arange(round(_length(windows) / windows.bin_s))
+    slack = windows.bin_s * 1e-6
+    return begins + windows.bin_s - slack, begins + slack
+
+
+def _overlapping(windows: Windows, positions: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(len(positions),) bool: whether a trial's window holds a bin of the others; the same sums as overlap_share's."""
+    ends, starts = (np.sort(edges, axis=None) for edges in _bin_edges(windows, others))
+    if not len(ends):
+        return np.zeros(len(positions), bool)
+    events = np.asarray(windows.event_s, np.float64)[positions]
+    first = np.searchsorted(ends, events, side="right")  # the first bin that ends after the trial began
+    return (first < len(ends)) & (starts[np.minimum(first, len(ends) - 1)] < events + _length(windows))
+
+
+# Blocks and recorded splits -------------------------------------------------------------------------------------------
+
+
+def _blocked(session_id: str, trial_ids: np.ndarray, seed: int, windows: Windows | None) -> Split:
+    if len(trial_ids) < MIN_TRIALS:
+        found, needed = f"{len(trial_ids)} trials", f"at least {MIN_TRIALS} for a split into blocks"
+        raise DataError(f"session {session_id!r}", found, needed, "Leave it out")
+    order = _in_time(trial_ids, windows)
+    names = _block_names(session_id, seed, len(order))
+    parts = {part: order[names == part] for part in PARTS}
+    purged = []
+    for part, others in (("validation", ["test"]), ("train", ["validation", "test"])) if windows else ():
+        assert windows is not None
+        bad = _overlapping(windows, parts[part], np.concatenate([parts[other] for other in others]))
+        purged.append(parts[part][bad])
+        parts[part] = parts[part][~bad]
+    dropped = np.concatenate([_none(), *purged])
+    for part in PARTS:
+        if not len(parts[part]):
+            found = f"no {part} trial is left: the windows of all of them overlap those of other parts"
+            raise DataError(f"session {session_id!r}", found, "windows apart in time", "Use a shorter window")
+    train, validation, test = (np.sort(parts[part]) for part in PARTS)
+    return Split(session_id, seed, train, validation, test, "blocked", np.sort(dropped))
+
+
+def _in_time(trial_ids: np.ndarray, windows: Windows | None) -> np.ndarray:
+    """(K,) positions in the order of the events, or of the trials' numbers where an event time is missing."""
+    if windows is None or not np.isfinite(windows.event_s).all():
+        return np.argsort(trial_ids, kind="stable")
+    return np.lexsort((trial_ids, windows.event_s))
+
+
+def _block_names(session_id: str, seed: int, n: int) -> np.ndarray:
+    """(n,) the part of each trial in order of time.
+
+    The session is cut into equal stretches, two a block; of each pair one gets a block of validation trials and the
+    other one of test trials, which is which and where in its stretch by a hash of session id and split seed.
+    """
+    sizes = {"validation": 9 * n // 10 - 8 * n // 10, "test": n - 9 * n // 10}
+    n_blocks = min(MAX_BLOCKS, max(1, min(sizes.values()) // TRIALS_A_BLOCK))
+    blocks = {part: _equal(size, n_blocks) for part, size in sizes.items()}
+    stretches = _equal(n, 2 * n_blocks)
+    names, start = np.full(n, "train", object), 0
+    for i, stretch in enumerate(stretches):
+        swapped = _drawn(2, session_id, seed, "order", i // 2)
+        part = ("validation", "test")[(i + swapped) % 2]
+        size = blocks[part][i // 2]
+        first = start + _drawn(stretch - size + 1, session_id, seed, "place", i)
+        names[first : first + size] = part
+        start += stretch
+    return names
+
+
+def _equal(total: int, parts: int) -> list[int]:
+    """``parts`` whole numbers, as equal as can be, that add up to ``total``."""
+    return [total * (i + 1) // parts - total * i // parts for i in range(parts)]
+
+
+def _drawn(n: int, session_id: str, seed: int, *what: str | int) -> int:
+    """A number below n from SHA-256 of (session id, split seed, what)."""
+    digest = hashlib.sha256(canonical_json([session_id, seed, "blocked", *what])).digest()
+    return int.from_bytes(digest[:8], "big") % n
+
+
+def _recorded(session_id: str, seed: int, recorded: Sequence[str] | np.ndarray | None) -> Split:
+    where, needed = f"session {session_id!r}", f"{', '.join(PARTS)} for each trial"
+    remedy = "Use split=random or split=blocked"
+    if recorded is None:
+        raise DataError(where, f"has no trial column {RECORDED_COLUMN!r}", needed, remedy)
+    names = np.array([str(name) for name in recorded], object)
+    other = sorted({name for name in names if name not in PARTS})
+    if other:
+        found = f"{RECORDED_COLUMN} is {other[0]!r} in {sum(names == other[0])} of {len(names)} trials"
+        raise DataError(where, found, needed, remedy)
+    if empty := [part for part in PARTS if part not in names]:
+        raise DataError(where, f"{RECORDED_COLUMN} names no {empty[0]} trial", "trials in every part", remedy)
+    train, validation, test = (np.flatnonzero(names == part) for part in PARTS)
+    return Split(session_id, seed, train, validation, test, "recorded")
+
+
+# Leaks and locks ------------------------------------------------------------------------------------------------------
 
 
 def _refuse_shared_trials(info: SessionInfo, split: Split) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from sessionwise.data.filters import parse_filter
 from sessionwise.data.info import SCHEMA, SessionInfo, content_of, describe, info_from, same_grid
 from sessionwise.data.session import MIN_SHARED_SPIKES, Session, exact, window_text
-from sessionwise.data.splits import SessionData, make_split
+from sessionwise.data.splits import SessionData, SplitKind, split_of
 from sessionwise.errors import DataError, IntegrityError, SessionwiseError, UsageError, raise_all
 from sessionwise.io.arrays import read_npy, write_npy
 from sessionwise.io.files import (
@@ -46,7 +46,7 @@ class SessionStore:
 
     def __init__(self, path: Path, infos: Mapping[str, SessionInfo]) -> None:
         self.path, self._infos = Path(path), dict(infos)
-        self._loaded: dict[tuple[str, int], SessionData] = {}
+        self._loaded: dict[tuple[str, int, SplitKind], SessionData] = {}
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -83,12 +83,15 @@ class SessionStore:
         counts = verified_counts(info)
         return Session(info.id, counts, info.bin_s, info.window_s, trial_columns=info.columns, **known)
 
-    def load(self, session_id: str, split_seed: int = 0) -> SessionData:
-        """A session as training sees it: split into parts, test trials sealed, counts verified once a process."""
+    def load(self, session_id: str, split_seed: int = 0, split: SplitKind = "random") -> SessionData:
+        """A session as training sees it: split into parts, test trials sealed, counts verified once a process.
+
+        split: "random", "blocked" or "recorded" (see ``splits.make_split``).
+        """
         info = self.info(session_id)
-        counts, asked = verified_counts(info), (session_id, split_seed)
+        counts, asked = verified_counts(info), (session_id, split_seed, split)
         if asked not in self._loaded or self._loaded[asked].meta is not info:
-            self._loaded[asked] = SessionData(info, counts, make_split(info.id, info.trial_ids, split_seed))
+            self._loaded[asked] = SessionData(info, counts, split_of(info, split_seed, split))
         return self._loaded[asked]
 
     def subset(self, ids: Iterable[str]) -> SessionStore:
