@@ -7,6 +7,7 @@ temporary folder, arrays as ``.npy``, the rest as JSON. Typed errors come back a
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from sessionwise import errors
-from sessionwise.errors import DataError, EnvironmentProblem, SessionwiseError
+from sessionwise.errors import DataError, EnvironmentProblem, Problems, SessionwiseError
 from sessionwise.io.arrays import read_npy, write_npy
 from sessionwise.io.files import read_json, write_json
 
@@ -76,13 +78,22 @@ def _run(request: dict[str, Any], where: str, limit: float) -> None:
     except subprocess.TimeoutExpired as error:
         found = f"keeps its reader busy for more than {limit:.0f} s"
         raise DataError(where, found, "a file that can be read", "Refused; write or download it again") from error
+    if done.returncode == -signal.SIGKILL:  # nobody but the system's memory guard does this
+        found = "is too much for this machine: its reader was killed (SIGKILL)"
+        raise EnvironmentProblem(where, found, "a smaller recording or more memory")
     if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        found = f"crashes its reader ({name})"
+        found = f"crashes its reader ({_signal_name(-done.returncode)})"
         raise DataError(where, found, "a file that its library can read", "Refused; write or download it again")
     if done.returncode:
         last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit {done.returncode}"]
         raise DataError(where, f"cannot be read ({last[0][:200]})", "a complete file", "Write or download it again")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _error_in(value: dict[str, str]) -> SessionwiseError:
@@ -101,7 +112,10 @@ def _packed(value: Any, folder: Path) -> Any:
         return {"dict": [[str(key), _packed(item, folder)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
         return {"list": [_packed(item, folder) for item in value]}
-    return {"plain": value.item() if isinstance(value, np.generic) else value}
+    plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, float) and not math.isfinite(plain):  # JSON knows no NaN and no infinity
+        return {"float": repr(plain)}
+    return {"plain": plain}
 
 
 def _unpacked(value: Any, folder: Path) -> Any:
@@ -110,6 +124,8 @@ def _unpacked(value: Any, folder: Path) -> Any:
         return read_npy(folder / content, mmap=True)
     if kind == "dict":
         return {key: _unpacked(item, folder) for key, item in content}
+    if kind == "float":
+        return float(content)
     return [_unpacked(item, folder) for item in content] if kind == "list" else content
 
 
@@ -126,6 +142,8 @@ def _answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _told(problem: SessionwiseError) -> dict[str, Any]:
+    if isinstance(problem, Problems):
+        problem = problem.problems[0]
     parts = {part: getattr(problem, part) for part in ("where", "found", "needed", "remedy")}
     return {"error": {"type": type(problem).__name__, **parts}}
 
@@ -134,10 +152,18 @@ def main() -> None:
     """The child: one request from standard input, one answer into the folder that it names."""
     request = json.load(sys.stdin)
     memory = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _MEMORY_SHARE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_AS, memory)
     folder = Path(request["folder"])
     write_json(folder / _ANSWER, _answer(request, folder))
+
+
+def _limit(resource_: int, most: int) -> None:
+    """Lower a limit of this process; one that is lower already stays, one that the system does not know is left."""
+    _, hard = resource.getrlimit(resource_)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource_, (most, most))
 
 
 if __name__ == "__main__":
