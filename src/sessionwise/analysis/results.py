@@ -146,18 +146,24 @@ def write_transfer(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def _transfer(path: Path, ids: Sequence[str]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    known = {safe_cell(i): i for i in ids}
-    return [
-        {
-            "source": known[line["source"]],
-            "target": known[line["target"]],
-            "seed": int(line["seed"]),
-            "value": float(line["value"]) if line["value"] else None,
-            "state": line["state"],
-            "reason": line["reason"] or None,
-        }
-        for line in _read_csv(path, TRANSFER_FIELDS)
-    ]
+    known, rows = {safe_cell(i): i for i in ids}, []
+    for number, line in enumerate(_read_csv(path, TRANSFER_FIELDS), start=2):
+        try:
+            rows.append(_transfer_row(line, known))
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{path}, line {number}", f"is no transfer score ({error})", "a score", _REMEDY) from error
+    return rows
+
+
+def _transfer_row(line: Mapping[str, str], known: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "source": known[line["source"]],
+        "target": known[line["target"]],
+        "seed": int(line["seed"]),
+        "value": float(line["value"]) if line["value"] else None,
+        "state": line["state"],
+        "reason": line["reason"] or None,
+    }
 
 
 def _cell(name: str, value: Any) -> str:
