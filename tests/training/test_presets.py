@@ -1,7 +1,7 @@
 import pytest
 
 from sessionwise.errors import Problems, UsageError
-from sessionwise.training.presets import PAPER, PRESETS, known_keys, preset
+from sessionwise.training.presets import PAPER, PRESETS, Settings, known_keys, preset
 
 
 def test_paper_is_table_a1():
@@ -33,6 +33,7 @@ def test_overrides_as_text_and_as_values():
         (["model.heads=3"], r"heads \(3\) must divide width"),
         (["finetune.keep=worst"], "'best' or 'last'"),
         (["train.epochs=2.5"], "setting train.epochs"),
+        (["split=blokced"], r"setting split: 'blokced'; need 'random', 'blocked' or 'recorded'"),
         (["preset=paper"], "unknown key 'preset'"),
     ],
 )
@@ -51,8 +52,17 @@ def test_all_problems_in_one_answer():
 def test_unknown_preset_and_every_key_is_settable():
     with pytest.raises(UsageError, match="Did you mean 'small'"):
         preset("smal")
-    values = PAPER.model_dump()
     for key in known_keys():
         section, _, name = key.partition(".")
-        value = values[section][name] if name else values[section]
-        preset("paper", {key: value})
+        value = getattr(PAPER, section)
+        assert preset("paper", {key: getattr(value, name) if name else value}) == PAPER
+    assert {"split", "split_seed", "train.lr"} <= set(known_keys())
+
+
+def test_a_dump_names_the_split_where_it_is_not_random():
+    """Settings from before there were other splits are those of today: they name folders and studies."""
+    blocked = preset("tiny", ["split=blocked"])
+    assert blocked.split == "blocked" and blocked != PRESETS["tiny"] == preset("tiny", ["split=random"])
+    assert blocked.model_dump() == {**PRESETS["tiny"].model_dump(), "split": "blocked"}
+    for settings in (blocked, PRESETS["tiny"]):
+        assert Settings.model_validate_json(settings.model_dump_json()) == settings

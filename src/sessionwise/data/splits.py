@@ -248,6 +248,11 @@ def overlap_of(info: SessionInfo, split: Split, part: str = "test") -> float | N
     return overlap_share(windows.event_s, windows.window_s, windows.bin_s, split, part) if windows else None
 
 
+def shared_bins(info: SessionInfo, split: Split) -> dict[str, float | None]:
+    """``overlap_of`` of the parts that are scored, by name."""
+    return {part: overlap_of(info, split, part) for part in ("validation", "test")}
+
+
 # Times of bins --------------------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from sessionwise.analysis.summary import SCHEMA, check_ranking
 from sessionwise.analysis.tables import ranking_csv
 from sessionwise.data.leakage import neighbours
 from sessionwise.data.simulate import read_truth
-from sessionwise.data.splits import overlap_of
+from sessionwise.data.splits import SessionData, shared_bins
 from sessionwise.data.store import SessionStore
 from sessionwise.errors import Problems, SessionwiseError, UsageError
 from sessionwise.io.files import canonical_json, folder_name, read_json, sha256_bytes, write_bytes, write_json
@@ -235,7 +235,7 @@ def collect(plan: Plan, sessions: SessionStore, store: RunStore, outcomes: Mappi
         "random core": _arm_gains(plan.random_core, store, random_core),
     }
     differences = _differences(gains, spikes, controls, uncertainty) if uncertainty and enough else []
-    data = sessions.load(plan.heldout, plan.settings.split_seed)
+    data = _load(sessions, plan, plan.heldout)
     document = {
         "schema": SCHEMA,
         "heldout": plan.heldout,
@@ -244,6 +244,7 @@ def collect(plan: Plan, sessions: SessionStore, store: RunStore, outcomes: Mappi
         "score_kind": _score_kind(plan, store, done),
         "seeds": list(plan.seeds),
         "split_seed": plan.settings.split_seed,
+        "split": plan.settings.split,
         "n_validation_trials": len(data.split.validation),
         "n_validation_spikes": int(spikes.sum()) if done else None,
         "n_units": data.n_units,
@@ -545,8 +546,12 @@ def _truth(plan: Plan, sessions: SessionStore, rows: Sequence[Mapping[str, Any]]
     return {"closeness": closeness, "spearman": rho}
 
 
+def _load(sessions: SessionStore, plan: Plan, session_id: str) -> SessionData:
+    return sessions.load(session_id, plan.settings.split_seed, plan.settings.split)
+
+
 def _provenance(plan: Plan, sessions: SessionStore, store: RunStore) -> dict[str, Any]:
-    data = {i: sessions.load(i, plan.settings.split_seed) for i in (*plan.pool, plan.heldout)}
+    data = {i: _load(sessions, plan, i) for i in (*plan.pool, plan.heldout)}
     target = data[plan.heldout]
     finished = [spec.key for spec in plan.specs if store.state(spec.key) in ("done", "diverged")]
     environments = {canonical_json(e): e for e in (store.result(key)["environment"] for key in finished)}
@@ -554,8 +559,8 @@ def _provenance(plan: Plan, sessions: SessionStore, store: RunStore) -> dict[str
     warnings += ["the runs were computed in more than one environment"] if len(environments) > 1 else []
     return {
         "sessions": {i: d.trainval_hash for i, d in data.items()},
-        "split": {name: getattr(target.split, name).tolist() for name in ("train", "validation", "test")},
-        "overlap": {part: overlap_of(target.meta, target.split, part) for part in ("validation", "test")},
+        "split": {name: getattr(target.split, name).tolist() for name in target.split.sizes},
+        "overlap": shared_bins(target.meta, target.split),
         "environments": [environments[name] for name in sorted(environments)],
         "warnings": warnings + [f"{i}: {note}" for i, d in data.items() for note in d.notes],
     }

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sessionwise.data.info import SessionInfo
 from sessionwise.data.repeated_site import default_heldout, manifest
+from sessionwise.data.splits import SplitKind, split_of
 from sessionwise.data.store import SessionStore
-from sessionwise.errors import Problems, SessionwiseError, UsageError, raise_all
+from sessionwise.errors import DataError, Problems, SessionwiseError, UsageError, raise_all
 from sessionwise.selection.pool import choose_pool
 from sessionwise.selection.ranking import seed_problems
 from sessionwise.study.recipe import Recipe
@@ -62,9 +64,9 @@ def lay_out(recipe: Recipe, sessions: SessionStore) -> Layout:
     if not pool:  # sizes can still be judged against the pool as it was named
         pool = sorted({i for i in named if i in sessions} if isinstance(named, list) else set(sessions) - {*heldout})
     problems += design_problems(recipe, len(heldout), len(pool))
+    infos = {i: sessions.info(i) for i in (*pool, *heldout) if i in sessions}
+    trials = split_trials(infos, recipe.split_seed, recipe.split, problems)
     raise_all(problems)
-    infos = {i: sessions.info(i) for i in (*pool, *heldout)}
-    trials = {i: (info.n_trials, 8 * info.n_trials // 10) for i, info in infos.items()}
     return Layout(recipe, tuple(heldout), tuple(pool), whole_sizes(recipe, len(pool)), trials)
 
 
@@ -94,6 +96,19 @@ def lay_out_manifest(recipe: Recipe) -> Layout:
     return Layout(recipe, heldout, pool, whole_sizes(recipe, len(pool)), trials, notes)
 
 
+def split_trials(
+    infos: Mapping[str, SessionInfo], seed: int, kind: SplitKind, problems: list[SessionwiseError]
+) -> dict[str, tuple[int, int]]:
+    """Id -> (all, training) trials; a session that cannot be split this way is a problem."""
+    trials = {}
+    for i, info in infos.items():
+        try:
+            trials[i] = (info.n_trials, len(split_of(info, seed, kind).train))
+        except DataError as error:
+            problems.append(error)
+    return trials
+
+
 def whole_sizes(recipe: Recipe, n_pool: int) -> tuple[int, ...]:
     """Sizes as numbers."""
     return tuple(n_pool if size == "all" else size for size in recipe.study.sizes)
@@ -112,6 +127,9 @@ def design_problems(recipe: Recipe, n_heldout: int, n_pool: int) -> list[Session
             problems.append(_problem(f"study.{name}", f"{list(values)}", "each once"))
     if recipe.split_seed in study.split_seeds:
         problems.append(_problem("study.split_seeds", f"holds the main split {recipe.split_seed}", "other splits"))
+    if study.split_seeds and recipe.split == "recorded":
+        found = f"{list(study.split_seeds)} beside split = 'recorded'"
+        problems.append(_problem("study.split_seeds", found, "none: the files' own split has no seed"))
     if controls.fresh_seeds and (_repeated(controls.fresh_seeds) or set(controls.fresh_seeds) & set(study.seeds)):
         found = f"{list(controls.fresh_seeds)} beside seeds {list(study.seeds)}"
         problems.append(_problem("controls.fresh_seeds", found, "distinct seeds that took no part in the ranking"))

@@ -28,9 +28,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sessionwise.data.splits import SPLITS, SplitKind
 from sessionwise.errors import SessionwiseError, UsageError, raise_all
 from sessionwise.io.files import canonical_json
-from sessionwise.training.presets import PRESETS, Settings, nearest
+from sessionwise.training.presets import PRESETS, Settings, nearest, without_default_split
 
 SECTIONS = ("model", "train", "finetune", "baseline", "evaluation")
 MAX_BYTES = 1_000_000
@@ -121,6 +122,7 @@ class Recipe(Part):
     name: str = Field("study", min_length=1, max_length=200)
     preset: str = "small"
     split_seed: Whole = 0
+    split: SplitKind = "random"
     data: Data = Data()
     study: Design = Design()
     controls: Controls = Controls()
@@ -128,7 +130,7 @@ class Recipe(Part):
 
     def identity(self) -> dict[str, Any]:
         """What makes two recipes the same study: everything but its name and where the store lies."""
-        return self.model_dump(mode="json", exclude={"name": True, "data": {"store"}})
+        return without_default_split(self.model_dump(mode="json", exclude={"name": True, "data": {"store"}}))
 
 
 def read_recipe_file(path: str | Path) -> dict[str, Any]:
@@ -207,7 +209,7 @@ def try_recipe(value: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe 
 def try_model(
     model: type[Model], value: Mapping[str, Any], where: str = "recipe"
 ) -> tuple[Model | None, list[SessionwiseError]]:
-    """``try_recipe`` for any kind of recipe: a model with keys ``preset``, ``split_seed`` and ``settings``."""
+    """``try_recipe`` for any kind of recipe: a model with keys ``preset``, ``split_seed``, ``split``, ``settings``."""
     problems: list[SessionwiseError] = []
     rest: dict[str, Any] = deepcopy({name: part for name, part in value.items() if name not in SECTIONS})
     name = rest.get("preset", "small")
@@ -220,6 +222,8 @@ def try_model(
     settings = _sections(value, name, where, problems)
     if isinstance(value.get("split_seed"), int):
         settings["split_seed"] = value["split_seed"]
+    if value.get("split") in SPLITS:
+        settings["split"] = value["split"]
     checked = validate_strictly(Settings, settings, where, problems)
     rest["settings"] = (checked or PRESETS[name]).model_dump()
     return validate_strictly(model, rest, where, problems), problems

@@ -30,6 +30,7 @@ from sessionwise.analysis.results import (
 )
 from sessionwise.data.metadata import read_metadata
 from sessionwise.data.simulate import read_truth, simulate_pool, write_truth
+from sessionwise.data.splits import shared_bins
 from sessionwise.data.store import SessionStore, create_store, open_store
 from sessionwise.errors import Problems, SessionwiseError, UsageError, raise_all
 from sessionwise.io.files import canonical_json, read_json, write_json
@@ -241,7 +242,7 @@ def _document(study: Study, identity: Mapping[str, Any]) -> dict[str, Any]:
     layout, recipe = study.layout, study.layout.recipe
     ids = (*layout.heldout, *layout.pool)
     more = read_metadata(recipe.data.metadata, ids) if recipe.data.metadata else {}
-    data = {i: study.sessions.load(i, recipe.split_seed) for i in ids}
+    data = {i: study.sessions.load(i, recipe.split_seed, recipe.split) for i in ids}
     facts = ("n_trials", "n_units", "n_bins", "subject", "lab", "date", "mean_rate_hz")
     truth = read_truth(study.sessions.path)
     return {
@@ -252,6 +253,7 @@ def _document(study: Study, identity: Mapping[str, Any]) -> dict[str, Any]:
         "pool": list(layout.pool),
         "n_pool": len(layout.pool),
         "seeds": list(layout.seeds),
+        "split": recipe.split,
         "split_seeds": list(layout.split_seeds),
         "orders": list(recipe.study.orders),
         "shuffles": recipe.study.shuffles,
@@ -269,9 +271,8 @@ def _document(study: Study, identity: Mapping[str, Any]) -> dict[str, Any]:
             }
             for i, d in data.items()
         },
-        "splits": {
-            i: {name: len(getattr(d.split, name)) for name in ("train", "validation", "test")} for i, d in data.items()
-        },
+        "splits": {i: d.split.sizes for i, d in data.items()},
+        "shared_bins": {i: shared_bins(d.meta, d.split) for i, d in data.items()},
         "truth": truth and {"closeness": truth["closeness"], "bad": truth["bad"]},
     }
 

@@ -118,7 +118,7 @@ def prepare(tuning: Tuning, folder: Path, store: str | Path | None = None) -> Pr
 
 def _document(search: Prepared, identity: Mapping[str, Any]) -> dict[str, Any]:
     tuning, chosen = search.tuning, search.chosen
-    data = {i: search.sessions.load(i, tuning.split_seed) for i in chosen.used}
+    data = {i: search.sessions.load(i, tuning.split_seed, tuning.split) for i in chosen.used}
     return {
         "schema": SCHEMA,
         "kind": "tuning",
@@ -131,6 +131,7 @@ def _document(search: Prepared, identity: Mapping[str, Any]) -> dict[str, Any]:
         "set": list(chosen.together),
         "seeds": list(tuning.tuning.seeds),
         "split_seed": tuning.split_seed,
+        "split": tuning.split,
         "preset": tuning.preset,
         "settings": tuning.settings.model_dump(mode="json"),
         "search": tuning.tuning.search,
@@ -151,7 +152,8 @@ def write_tuning(
 ) -> None:
     """Write tuning.csv, tuning.json and tuning.md: a pure function of stored runs, so the same runs, the same bytes."""
     tuning, seeds = search.tuning, list(search.tuning.tuning.seeds)
-    sizes = {i: len(search.sessions.load(i, tuning.split_seed).split.validation) for i in search.chosen.used}
+    used = search.chosen.used
+    sizes = {i: len(search.sessions.load(i, tuning.split_seed, tuning.split).split.validation) for i in used}
     n_bins = search.sessions.info(search.chosen.used[0]).n_bins
     found = [fitted(fit, outcomes[fit.spec.key], store, sizes) for fit in fits]
     scored = {

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from sessionwise.errors import EnvironmentProblem, SessionwiseError, raise_all
 from sessionwise.runs.launch import runs_at_a_time
 from sessionwise.runs.store import RunStore
-from sessionwise.study.layout import lay_out_manifest
+from sessionwise.study.layout import lay_out_manifest, split_trials
 from sessionwise.study.plan import TRAINING_HOURS, Plan, PlanRow
 from sessionwise.study.timing import N_BINS, N_UNITS, RUN_SECONDS, Timing, measure
 from sessionwise.study.tuning_recipe import BASE, GRID, Tuning, Variant, variants_of
@@ -42,7 +42,9 @@ def plan_tuning(
     with TemporaryDirectory() as made:
         search = lay_out_tuning(tuning, Path(made), store)
         infos = {i: search.sessions.info(i) for i in search.chosen.used}
-        trials = {i: (info.n_trials, 8 * info.n_trials // 10) for i, info in infos.items()}
+        refused: list[SessionwiseError] = []
+        trials = split_trials(infos, tuning.split_seed, tuning.split, refused)
+        raise_all(refused)
         n_bins = next(iter(infos.values())).n_bins
         timing = _timing(tuning, n_bins, int(median(info.n_units for info in infos.values())), workers)
         runs = RunStore(Path(to) / "runs") if to is not None else None

@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from sessionwise.data.splits import SplitKind
 from sessionwise.errors import Problems, SessionwiseError, UsageError, raise_all
 from sessionwise.io.files import canonical_json
 from sessionwise.selection.ranking import seed_problems
@@ -45,7 +46,7 @@ from sessionwise.study.recipe import (
     try_model,
     validate_strictly,
 )
-from sessionwise.training.presets import Settings, known_keys, nearest
+from sessionwise.training.presets import Settings, known_keys, nearest, without_default_split
 
 Value = bool | int | float | str
 TUNED = ("model", "train")  # sections that a pretraining depends on
@@ -70,13 +71,14 @@ class Tuning(Part):
     name: str = Field("tuning", min_length=1, max_length=200)
     preset: str = "small"
     split_seed: Whole = 0
+    split: SplitKind = "random"
     data: Data = Data()
     tuning: Search = Search()
     settings: Settings
 
     def identity(self) -> dict[str, Any]:
         """What makes two searches the same: everything but the name and where the store lies."""
-        return self.model_dump(mode="json", exclude={"name": True, "data": {"store"}})
+        return without_default_split(self.model_dump(mode="json", exclude={"name": True, "data": {"store"}}))
 
     def as_recipe(self) -> Recipe:
         """The same sessions and settings as a scaling study has them; its design is empty of meaning here."""
@@ -85,6 +87,7 @@ class Tuning(Part):
                 "name": self.name,
                 "preset": self.preset,
                 "split_seed": self.split_seed,
+                "split": self.split,
                 "data": self.data,
                 "study": {"seeds": self.tuning.seeds, "sizes": (1, "all"), "top": 1},
                 "settings": self.settings,

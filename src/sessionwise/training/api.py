@@ -124,7 +124,10 @@ def evaluate(
         raise UsageError(
             "evaluate", f"the model's stitchers are for {', '.join(model.spec.sessions)}", heldout, "Finetune it"
         )
-    if sessions.load(heldout, model.settings.split_seed).trainval_hash != model.spec.sessions[heldout]:
+    if (
+        sessions.load(heldout, model.settings.split_seed, model.settings.split).trainval_hash
+        != model.spec.sessions[heldout]
+    ):
         raise UsageError("evaluate", f"session {heldout} is another recording here", "the one that was trained on")
     if split == "validation":
         result = model.result

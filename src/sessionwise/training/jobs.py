@@ -45,7 +45,7 @@ from sessionwise.training.loop import (
     total_steps,
     train,
 )
-from sessionwise.training.presets import Settings
+from sessionwise.training.presets import Settings, without_default_split
 from sessionwise.training.references import (
     Candidate,
     GLMSettings,
@@ -89,10 +89,10 @@ def finetune_spec(sessions: SessionStore, heldout: str, core: RunSpec | None, se
 
 def evaluate_spec(sessions: SessionStore, heldout: str, model: RunSpec, settings: Settings) -> RunSpec:
     """Score a trained model on the test trials of ``heldout``."""
-    data = sessions.load(heldout, settings.split_seed)
+    data = sessions.load(heldout, settings.split_seed, settings.split)
     return RunSpec(
         kind="evaluate",
-        settings={"evaluation": settings.evaluation.model_dump(), "split_seed": settings.split_seed},
+        settings={"evaluation": settings.evaluation.model_dump(), **_split(settings)},
         sessions={heldout: data.test_hash},
         inputs={"model": model.key},
         seed=model.seed,
@@ -122,10 +122,10 @@ def reference_spec(
     own: dict[str, Any] = {name: chosen.model_dump()}
     if name == "glm":
         own["objective"] = settings.model.objective
-    data = sessions.load(heldout, settings.split_seed)
+    data = sessions.load(heldout, settings.split_seed, settings.split)
     return RunSpec(
         kind=name,
-        settings={**own, "evaluation": settings.evaluation.model_dump(), "split_seed": settings.split_seed},
+        settings={**own, "evaluation": settings.evaluation.model_dump(), **_split(settings)},
         sessions={heldout: data.trainval_hash},
         seed=seed,
         where={"store": str(sessions.path.absolute())},
@@ -137,7 +137,7 @@ def reference_spec(
 def _spec(
     kind: str, sessions: SessionStore, ids: Sequence[str], settings: Settings, how: TrainSettings, seed: int, label: str
 ) -> RunSpec:
-    data = [sessions.load(i, settings.split_seed) for i in ids]
+    data = [sessions.load(i, settings.split_seed, settings.split) for i in ids]
     per_epoch = sum(-(-len(d.split.train) // how.batch_size) for d in data)
     return RunSpec(
         kind=kind,
@@ -145,7 +145,7 @@ def _spec(
             "model": settings.model.model_dump(),
             "train": how.model_dump(),
             "evaluation": settings.evaluation.model_dump(exclude={"tail"} if kind == "pretrain" else None),
-            "split_seed": settings.split_seed,
+            **_split(settings),
         },
         sessions={d.id: d.trainval_hash for d in data},
         inputs={},
@@ -154,6 +154,11 @@ def _spec(
         label=f"{label}, seed {seed}",
         steps=total_steps(how, per_epoch),
     )
+
+
+def _split(settings: Settings) -> dict[str, Any]:
+    """The split as runs hold it: a random one by its seed alone."""
+    return without_default_split({"split_seed": settings.split_seed, "split": settings.split})
 
 
 # The work -------------------------------------------------------------------------------------------------------------
@@ -300,7 +305,7 @@ def _candidates(spec: RunSpec, data: SessionData) -> Iterator[Candidate]:
 
 def _evaluate(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     ((heldout, expected),) = spec.sessions.items()
-    data = open_store(Path(spec.where["store"])).load(heldout, spec.settings["split_seed"])
+    data = _load(open_store(Path(spec.where["store"])), heldout, spec)
     if data.test_hash != expected:
         raise IntegrityError(f"session {heldout}", "test trials changed since the plan was made", expected[:12])
     settings = EvaluationSettings.model_validate(spec.settings["evaluation"])
@@ -320,13 +325,18 @@ def _evaluate(spec: RunSpec, store: RunStore, report: Reporter) -> None:
 def load_sessions(spec: RunSpec) -> list[SessionData]:
     """The run's sessions in the order of their ids; content that changed since the plan was made is refused."""
     sessions = open_store(Path(spec.where["store"]))
-    data = [sessions.load(i, spec.settings["split_seed"]) for i in sorted(spec.sessions)]
+    data = [_load(sessions, i, spec) for i in sorted(spec.sessions)]
     for session in data:
         if session.trainval_hash != spec.sessions[session.id]:
             raise IntegrityError(
                 f"session {session.id}", "changed since the plan was made", spec.sessions[session.id][:12], "Run again"
             )
     return data
+
+
+def _load(sessions: SessionStore, session_id: str, spec: RunSpec) -> SessionData:
+    """A session under the run's split."""
+    return sessions.load(session_id, spec.settings["split_seed"], spec.settings.get("split", "random"))
 
 
 def ledger_folder(store: RunStore) -> Path:
@@ -378,8 +388,7 @@ def scorer(session: SessionData, part: str, settings: EvaluationSettings, counts
     rows = getattr(session.split, part)
     counts = session.counts("validation") if counts is None else counts
     null = training_null_rates(session.counts("train")) if settings.null == "train" else None
-    n_trials = sum(len(rows) for rows in (session.split.train, session.split.validation, session.split.test))
-    return Scorer(session.id, counts, rows, n_trials, settings, null)
+    return Scorer(session.id, counts, rows, session.meta.n_trials, settings, null)
 
 
 def _core(spec: RunSpec, store: RunStore, n_bins: int) -> tuple[NDT, torch.Tensor | None]:

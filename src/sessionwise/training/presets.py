@@ -6,8 +6,16 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
+from sessionwise.data.splits import SplitKind
 from sessionwise.errors import UsageError, raise_all
 from sessionwise.model.ndt import NDTConfig
 from sessionwise.scoring.evaluate import EvaluationSettings
@@ -15,17 +23,32 @@ from sessionwise.training.loop import FinetuneSettings, TrainSettings
 
 
 class Settings(BaseModel):
-    """Everything that decides the bytes of a training, apart from data and seed."""
+    """Everything that decides the bytes of a training, apart from data and seed.
+
+    split: how trials are divided ("random", "blocked" or "recorded"). A dump holds it where it is not "random": keys
+    and folders of runs and rankings with the random split are those from before there were others.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: str = "paper"
     split_seed: int = Field(0, ge=0)
+    split: SplitKind = "random"
     model: NDTConfig = NDTConfig()
     train: TrainSettings = TrainSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     baseline: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return without_default_split(values)
+
+
+def without_default_split(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that does not say ``split`` where it is the random one."""
+    return {name: value for name, value in values.items() if (name, value) != ("split", "random")}
 
 
 PAPER = Settings()
@@ -75,8 +98,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def known_keys() -> list[str]:
     """Every key that ``--set`` understands."""
     keys = []
-    for section, value in PAPER.model_dump().items():
-        keys += [f"{section}.{name}" for name in value] if isinstance(value, dict) else [section]
+    for section in Settings.model_fields:
+        value = getattr(PAPER, section)
+        keys += [f"{section}.{name}" for name in value.model_dump()] if isinstance(value, BaseModel) else [section]
     return [key for key in keys if key != "preset"]
 
 
