@@ -26,7 +26,8 @@ class Recording:
     unit_ids: one text a unit; with several probes ``probe00:17``. areas: one region a unit.
     good: (N,) bool, units that pass the source's own quality metric.
     events: name -> (K,) time of that event in each trial, NaN where it did not happen. Empty without trials.
-    default_align: the event that this format's users align to; default_window_s: likewise, relative to it.
+    default_align: the event that this format's users align to; default_window_s: likewise, relative to it;
+    default_bin_ms: likewise, when the file itself says in which bins it was counted before.
     trial_ids: (K,) number of each trial in the source. trial_columns: name -> (K,) conditions and other values.
     trial_mask: (K,) bool, trials that the field's usual filter keeps (IBL: protocol B13); mask_name: what it is called.
     span_s: (R, 2) intervals that were recorded, ascending; None when only the spikes tell.
@@ -42,6 +43,7 @@ class Recording:
     events: Mapping[str, np.ndarray] = field(default_factory=dict)
     default_align: str | None = None
     default_window_s: tuple[float, float] | None = None
+    default_bin_ms: float | None = None
     trial_ids: np.ndarray | None = None
     trial_columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     trial_mask: np.ndarray | None = None

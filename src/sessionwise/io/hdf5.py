@@ -11,7 +11,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -134,6 +134,28 @@ def read_array(file: h5py.File, name: str) -> np.ndarray:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
+def load(
+    path: str | Path, names: Sequence[str], groups: Sequence[str] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+    """Data sets by name and attributes by group (``""`` is the root), read in a process of its own.
+
+    ``names``: data sets, or ``group/*`` for all of a group that are one-dimensional, numbers or texts. What is missing
+    is left out of the answer: say so by name. Arrays are read-only memory maps.
+    """
+    _require_magic(path)
+    arrays, attrs = call_isolated("sessionwise.io.hdf5:load_here", path, list(names), list(groups))
+    return arrays, attrs
+
+
+def load_here(path: str, names: Sequence[str], groups: Sequence[str]) -> list[Any]:
+    """What ``load`` runs in its child."""
+    with guarded(path, reads=[name.removesuffix("/*") for name in names]) as file:
+        wanted = [full for name in names for full in _matching(file, name)]
+        about = {group: file[group or "/"].attrs for group in groups if not group or group in file}
+        attrs = {group: {str(name): _plain(found, name) for name in found} for group, found in about.items()}
+        return [{n: read_array(file, n) for n in wanted}, attrs]
+
+
 def hdf5_bytes(tree: Tree) -> bytes:
     """The file that holds a tree: the same tree gives the same bytes (no times, names in order).
 
@@ -159,6 +181,24 @@ def _put(group: h5py.Group, tree: Tree) -> None:
             _put(group.create_group(name), item)
         else:
             group.create_dataset(name, data=item, track_times=False)
+
+
+def _matching(file: h5py.File, name: str) -> list[str]:
+    import h5py
+
+    group = name.removesuffix("/*")
+    if group == name:
+        return [name] if name in file else []
+    if not isinstance(file.get(group), h5py.Group):
+        return []
+    found = {f"{group}/{key}": file[group][key] for key in file[group]}
+    return [key for key, item in found.items() if isinstance(item, h5py.Dataset) and item.ndim == 1 and _is_plain(item)]
+
+
+def _is_plain(dataset: h5py.Dataset) -> bool:
+    import h5py
+
+    return dataset.dtype.kind in "biufS" or h5py.check_string_dtype(dataset.dtype) is not None
 
 
 @lru_cache(maxsize=64)
