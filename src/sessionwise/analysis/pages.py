@@ -17,6 +17,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from sessionwise.analysis import figures
+from sessionwise.analysis.trial_splits import share
 from sessionwise.errors import DataError
 from sessionwise.io.files import write_bytes
 
@@ -114,7 +115,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(number=number, signed=signed, percent=percent, grouped=grouped)
-    environment.filters.update(shown=shown, visible=visible)
+    environment.filters.update(shown=shown, visible=visible, share=share)
     return environment
 
 

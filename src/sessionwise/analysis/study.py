@@ -28,6 +28,7 @@ from sessionwise.analysis.ranked_sessions import (
 from sessionwise.analysis.results import Row, StudyResults
 from sessionwise.analysis.scaling import baselines, cost, cost_vs_score, curves, fits, steps_by_arm, table1, table_a2
 from sessionwise.analysis.summary import require_finite
+from sessionwise.analysis.trial_splits import study_split
 
 SCHEMA = 1
 Document = dict[str, Any]
@@ -46,6 +47,7 @@ def analyse(results: StudyResults, *, allow_missing: bool = False, n_boot: int =
         "name": study.get("name", ""),
         **{name: study[name] for name in ("heldout", "pool", "n_pool", "seeds", "sizes", "top", "orders", "shuffles")},
         "split_seed": grid.split_seed,
+        "trial_split": study_split(study, rankings),
         "metric": METRIC,
         "level": LEVEL,
         "n_boot": n_boot,

@@ -20,6 +20,7 @@ from sessionwise.analysis.study import analyse
 from sessionwise.analysis.study_judged_figures import VERDICTS
 from sessionwise.analysis.study_words import heldout_name, unit_name, with_interval
 from sessionwise.analysis.summary import require_finite
+from sessionwise.analysis.trial_splits import share
 from sessionwise.errors import DataError
 from sessionwise.io.files import write_bytes, write_json
 
@@ -122,8 +123,17 @@ def _words(document: Document) -> dict[str, Any]:
         "recipe": flat(provenance.get("recipe") or {}),
         "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
         "kinds": _items(provenance.get("cost") or {}, "by_kind"),
-        "splits": [(i, ", ".join(f"{n} {part}" for part, n in s.items())) for i, s in _items(provenance, "splits")],
+        "splits": [(i, _split_words(i, sizes, document)) for i, sizes in _items(provenance, "splits")],
     }
+
+
+def _split_words(session: str, sizes: Mapping[str, int], document: Document) -> str:
+    """How many trials of a session are in each part, and what of the scored bins lies in training windows."""
+    text = ", ".join(f"{n} {part}" for part, n in sizes.items())
+    shares = (document.get("trial_split") or {}).get("shared_bins", {}).get(session)
+    if not shares:
+        return text
+    return f"{text}; bins in training windows: {', '.join(f'{part} {share(s)}' for part, s in shares.items())}"
 
 
 def _items(provenance: Document, name: str) -> list[tuple[str, Any]]:

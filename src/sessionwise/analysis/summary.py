@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sessionwise.analysis.statistics import partial_correlation, spearman, spearman_interval, top_k_overlap
+from sessionwise.analysis.trial_splits import ranking_split
 from sessionwise.errors import DataError
 
 Ranking = Mapping[str, Any]
@@ -65,6 +66,7 @@ def summarise(ranking: Ranking) -> dict[str, Any]:
         "n_failed": sum(row["state"] not in ("done", "diverged") for row in ranking["rows"]),
         "best": best_core(done),
         "one_seed": ONE_SEED if has_one_seed(ranking) else None,
+        "split": ranking_split(ranking),
         "controls_without_score": _controls_without_score(ranking),
         "against": [_against(ranking, *names) for names in _AGAINST],
         "trials": _correlation(done, "n_trials"),
