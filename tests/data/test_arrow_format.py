@@ -309,6 +309,20 @@ def test_matrices_that_cannot_be(tmp_path: Path, columns: dict[str, Any], says: 
     assert says in refused(stream(tmp_path / "a.arrow", columns))
 
 
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    table = pa.table(rows())
+    table = table.append_column("eid", table["eid"])
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert "has two columns of one name" in refused(tmp_path / "a.arrow")
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    path = stream(tmp_path / "a.arrow", rows(choice=[1] * K))
+    path.write_bytes(path.read_bytes().replace(b"choice", b"ch\xffice", 1))
+    assert "is truncated or damaged ('utf-8' codec" in refused(path)
+
+
 def test_counts_that_are_rates(tmp_path: Path) -> None:
     columns = rows()
     columns["spikes_sparse_data"] = [[0.5 * v for v in values] for values in columns["spikes_sparse_data"]]

@@ -262,7 +262,7 @@ def _pyarrow(path: str) -> Iterator[None]:
         yield
     except pa.ArrowMemoryError as error:
         raise DataError(path, "declares more than fits into memory", "a complete file", _AGAIN) from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(path, f"cannot be decoded ({_first_line(error)})", "a data set", _AGAIN) from error
 
 
@@ -284,14 +284,16 @@ def _table(file: str) -> Any:
             _require_stream(file, head)
             table = pa.ipc.open_stream(pa.OSFile(file)).read_all()
         table.validate(full=True)
+        names = table.column_names
     except pa.ArrowMemoryError as error:
         raise DataError(file, "declares more than fits into memory", "a complete file", _AGAIN) from error
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         found = f"is truncated or damaged ({_first_line(error)})"
         raise DataError(file, found, "a complete Arrow or Parquet file", _AGAIN) from error
-    lacking = [name for name in _SPARSE if name not in table.column_names]
-    if lacking:
-        found = f"has no column {lacking[0]!r} (it has {', '.join(table.column_names)[:200] or 'none'})"
+    lacking = [name for name in _SPARSE if name not in names]
+    if lacking or len(set(names)) < len(names):
+        what = f"has no column {lacking[0]!r}" if lacking else "has two columns of one name"
+        found = f"{what} (it has {', '.join(names)[:200] or 'none'})"
         raise DataError(file, found, "one sparse matrix a trial", "Is this the data set of binned spikes?")
     return table.replace_schema_metadata(None)
 

@@ -40,6 +40,7 @@ _AREAS = (
     *("location", "brain_area", "brain_region", "region", "area", "structure_acronym", "ecephys_structure_acronym"),
     *("beryl_location", "allen_location", "ccf_location", "anatomical_location", "cosmos_location"),
 )
+_NOWHERE = ("", "unknown", "none", "nan", "n/a")  # pynwb wants a location of every electrode
 _PROBES = ("probe_name", "probe", "device_name")
 _PEAK = ("peak_channel_id", "peak_channel", "max_electrode")  # the id of one electrode a unit
 _NEAR_S = 10.0  # an event may lie this far outside its trial
@@ -108,9 +109,9 @@ def read_tables(path: str) -> dict[str, Any]:
     DataError: no units, ragged indices that cannot be, a version or a file that pynwb cannot read.
     EnvironmentProblem: pynwb is missing.
     """
-    _import_pynwb(path)
     with guarded(path, ()) as file:
         names = _names_to_read(path, file)
+    _import_pynwb(path)
     with guarded(path, names) as file:
         for table in ("units", _TRIALS):
             if table in file:
@@ -377,8 +378,8 @@ def _areas(
     }
     for way, look in ways.items():
         areas = look()
-        if areas is not None and any(area.strip() for area in areas):
-            unknown = sum(not area.strip() for area in areas)
+        unknown = sum(area.strip().lower() in _NOWHERE for area in areas or ())
+        if areas is not None and unknown < len(areas):
             if unknown:
                 notes.append(f"{unknown} of {len(areas)} units have no region ({way})")
             return areas
