@@ -10,7 +10,7 @@ import pytest
 from sessionwise.data.session import make_session
 from sessionwise.data.splits import make_split
 from sessionwise.data.store import create_store, open_store
-from sessionwise.errors import UsageError
+from sessionwise.errors import DataError, UsageError
 from sessionwise.io.files import read_json
 from sessionwise.io.tensors import read_tensors
 from sessionwise.runs.launch import execute
@@ -158,6 +158,63 @@ def test_the_test_above_can_fail(ranked, toy_settings, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "scorer", leaky)
     other = rank(sessions, HELDOUT, preset="tiny", overrides=toy_settings, seeds=(10, 20), to=tmp_path, on="here")
     assert other.scores != found.scores
+
+
+def test_blocks_are_other_runs_and_another_ranking(ranked, toy_settings, tmp_path):
+    """Trials close in time: the random split shares bins, the blocks share none, and neither takes the other's runs."""
+    sessions, _, _ = ranked
+    store = create_store(tmp_path / "store")
+    for name in ("sim-00", "sim-01", HELDOUT):
+        counts = np.array(sessions.session(name).counts)
+        columns = {"align_time_s": np.arange(len(counts)) * 0.2}  # windows of 0.24 s
+        store.add(make_session(name, counts, 0.02, trial_columns=columns))
+    found = {}
+    for split in ("random", "blocked"):
+        overrides = {**toy_settings, "split": split}
+        found[split] = rank(
+            store, HELDOUT, preset="tiny", overrides=overrides, seeds=[10], to=tmp_path / "study", on="here"
+        ).document
+    random, blocked = found["random"], found["blocked"]
+    assert (random["split"], blocked["split"]) == ("random", "blocked")
+    assert "split" not in random["settings"] and blocked["settings"]["split"] == "blocked"
+    assert ranking_folder(tmp_path, random) != ranking_folder(tmp_path, blocked)
+    keys = [{key for row in document["rows"] for key in row["runs"]} for document in found.values()]
+    assert not keys[0] & keys[1] and len(RunStore(tmp_path / "study" / "runs").keys()) == 2 * (2 + 2 + 2)
+    assert random["provenance"]["overlap"]["test"] > 0.1
+    assert blocked["provenance"]["overlap"] == {"validation": 0.0, "test": 0.0}
+    parts = blocked["provenance"]["split"]
+    assert sorted(p for part in parts.values() for p in part) == list(range(sessions.info(HELDOUT).n_trials))
+    assert parts["purged"]
+    assert set(random["provenance"]["split"]) == {"train", "validation", "test"}
+
+
+def test_test_trials_never_reach_a_ranking_in_blocks(ranked, toy_settings, tmp_path):
+    """S2 for blocks: their times decide what is purged, their content decides nothing."""
+    sessions, _, _ = ranked
+    documents = []
+    for place in ("as they are", "garbage"):
+        store = create_store(tmp_path / place)
+        for name in ("sim-00", HELDOUT):
+            counts = np.array(sessions.session(name).counts)
+            test = make_split(name, np.arange(len(counts)), 0, "blocked").test
+            if place == "garbage":
+                counts[test] = np.random.default_rng(list(name.encode())).poisson(3.0, counts[test].shape)
+            columns = {"align_time_s": np.arange(len(counts)) * 0.2}
+            store.add(make_session(name, counts, 0.02, trial_columns=columns))
+        overrides = {**toy_settings, "split": "blocked"}
+        to = tmp_path / f"{place} study"
+        ranking = rank(store, HELDOUT, preset="tiny", overrides=overrides, seeds=[10], to=to, on="here")
+        documents.append((ranking_folder(to, ranking.document) / "ranking.json").read_bytes())
+        assert not (to / "test-openings").exists()
+    assert documents[0] == documents[1]
+
+
+def test_a_recording_without_its_own_split_is_named(ranked, toy_settings, tmp_path):
+    sessions, _, _ = ranked
+    overrides = {**toy_settings, "split": "recorded"}
+    with pytest.raises(DataError, match=r"session 'sim-.*has no trial column 'recorded_split'"):
+        rank(sessions, HELDOUT, preset="tiny", overrides=overrides, seeds=[10], to=tmp_path / "s", on="here")
+    assert not (tmp_path / "s").exists()
 
 
 def test_the_held_out_recording_never_reaches_pretraining(ranked, toy_settings, tmp_path):

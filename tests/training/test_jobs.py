@@ -18,7 +18,14 @@ from sessionwise.runs.store import RunStore
 from sessionwise.scoring import likelihood
 from sessionwise.scoring.evaluate import EvaluationSettings, Scorer
 from sessionwise.training import jobs
-from sessionwise.training.jobs import baseline_spec, crossfit_gain, evaluate_spec, finetune_spec, pretrain_spec
+from sessionwise.training.jobs import (
+    baseline_spec,
+    crossfit_gain,
+    evaluate_spec,
+    finetune_spec,
+    pretrain_spec,
+    reference_spec,
+)
 from sessionwise.training.loop import Training
 from sessionwise.training.presets import preset
 
@@ -142,6 +149,54 @@ def bps_on_test_trials(sessions, model):
     counts = np.asarray(sessions.session(HELDOUT).counts)[data.split.test]
     scorer = Scorer(HELDOUT, counts, data.split.test, data.meta.n_trials, EvaluationSettings())
     return scorer.forward_prediction(model).bps
+
+
+def test_keys_of_random_splits_are_those_from_before_there_were_others(tmp_path):
+    """What is stored stays found: a change of these keys needs another CODE_SCHEMA."""
+    store = create_store(tmp_path)
+    counts = (np.arange(600) ** 3 % 1009 % 4).reshape(20, 6, 5).astype(np.uint8)
+    store.add(make_session("a", counts, 0.02))
+    store.add(make_session("b", counts + 1, 0.02))
+
+    def specs(settings):
+        core = pretrain_spec(store, ["a"], settings, 10)
+        tuned = finetune_spec(store, "b", core, settings, 10)
+        final, glm = evaluate_spec(store, "b", tuned, settings), reference_spec(store, "b", "glm", settings)
+        return [core, tuned, baseline_spec(store, "b", settings, 10), final, glm]
+
+    random, blocked = specs(preset("tiny")), specs(preset("tiny", ["split=blocked"]))
+    assert [spec.key[:16] for spec in random] == [
+        "45e5c3bd0d2848d4",
+        "34ea0c43ced6c4ef",
+        "3c0dc5565bcdf729",
+        "56336ec04733ef51",
+        "ff5348e47a112377",
+    ]
+    assert not {spec.key for spec in random} & {spec.key for spec in blocked}
+    for one, other in zip(random, blocked, strict=True):
+        assert other.settings == {**one.settings, "split": "blocked"}
+
+
+def test_a_run_in_blocks_trains_and_is_scored_on_its_own_trials(study, toy_settings, tmp_path):
+    """The worker loads the run's own split; purged trials keep their place, so the folds are those of the session."""
+    sessions, _, _, _ = study
+    store, events = create_store(tmp_path / "sessions"), np.arange(200) * 0.2  # windows of 0.24 s
+    for name in ("sim-00", HELDOUT):
+        counts = np.array(sessions.session(name).counts)
+        store.add(make_session(name, counts, 0.02, trial_columns={"align_time_s": events[: len(counts)]}))
+    every = [store.load(HELDOUT, seed, "blocked") for seed in range(40)]
+    data = next(d for d in every if d.split.test.max() >= d.meta.n_trials - len(d.split.purged))
+    settings = preset("tiny", {**toy_settings, "split": "blocked", "split_seed": data.split.seed})
+    base = baseline_spec(store, HELDOUT, settings, 10)
+    final = evaluate_spec(store, HELDOUT, base, settings)
+    runs = RunStore(tmp_path / "runs")
+    assert {outcome.state for outcome in execute([base, final], runs, on="here").values()} == {"done"}
+    assert runs.result(base.key)["train_trials"] == len(data.split.train)
+    model = jobs.load_trained(runs, base.key)
+    for part, spec, score in (("validation", base, "best_bps"), ("test", final, "bps")):
+        counts, rows = np.asarray(store.session(HELDOUT).counts)[data.split.part(part)], data.split.part(part)
+        scorer = Scorer(HELDOUT, counts, rows, data.meta.n_trials, EvaluationSettings())
+        assert runs.result(spec.key)[score] == pytest.approx(scorer.forward_prediction(model).bps, abs=1e-9)
 
 
 def test_common_random_numbers_for_all_cores_of_a_seed(study):
