@@ -3,7 +3,8 @@
 Everything is drawn from training and validation trials: counts of test trials are sealed, also for the eye, so the
 picture is the same whatever they hold. Of a test trial only its place is drawn. The looks are those of ``figures``.
 
-Legend: K trials, T bins, N units; S trials seen, which are those of training and validation.
+Legend: K trials, T bins, N units; S trials seen (training and validation), P points
+of time.
 """
 
 from __future__ import annotations
@@ -26,20 +27,21 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.gridspec import GridSpec
 from matplotlib.textpath import TextPath
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from sessionwise.analysis.figures import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, SKY, label, render, style
+from sessionwise.data.recording import WITHOUT_TRIALS
 from sessionwise.data.session import Session
 from sessionwise.data.splits import ALIGN_TIME_COLUMNS, PARTS, RECORDED_COLUMN, Split, overlap_share
 from sessionwise.io.files import write_bytes
 
 _SIZE = (11.0, 8.0)
-_LEFT, _RIGHT = 0.085, 0.985
+_LEFT, _RIGHT = 0.085, 0.978
 _TITLE = 9.0
 _GAP = 0.04  # beside each trial of the raster, where a trial is 1
 _PART_COLORS = {"train": BLUE, "validation": ORANGE, "test": GREY, "purged": RED}
 # More units or bins in the raster would be thinner than what a screen shows.
-_MOST_ROWS, _MOST_COLUMNS = 400, 900
+_MOST_ROWS, _MOST_COLUMNS, _MOST_POINTS = 400, 900, 150
 _MOST_CONDITIONS, _MOST_AREAS, _MOST_AREA_LINES = 6, 12, 4
 _MOST_VALUES, _FEWEST_TRIALS = 12, 3  # of a condition, and of each of its values that is drawn
 _BEHIND: dict[str, Any] = {"frameon": True, "framealpha": 0.85, "edgecolor": "none", "borderpad": 0.2}
@@ -67,7 +69,7 @@ def draw_session(session: Session, split: Split) -> Figure:
         _raster(figure.add_subplot(above[:, 0]), seen)
         _psth(figure.add_subplot(above[0, 1]), seen)
         if session.areas:
-            beside = above[1, 1].subgridspec(1, 2, wspace=0.4)
+            beside = above[1, 1].subgridspec(1, 2, wspace=0.52)
             _rates(figure.add_subplot(beside[0]), seen)
             _areas(figure.add_subplot(beside[1]), session.areas)
         else:
@@ -93,7 +95,7 @@ def write_session_picture(session: Session, split: Split, path: Path | str) -> P
 
 def caption(session: Session, split: Split) -> str:
     """What one has to know to read the picture: plain text, without a word from the recording."""
-    text = f"Drawn from training and validation trials. The {len(split.test)} test trials are sealed: "
+    text = f"Drawn from training and validation trials. Test trials ({len(split.test)}) are sealed: "
     text += "of them only the place is shown. Rates are spikes a second and unit."
     return text if session.areas else f"{text} There are no areas in the file."
 
@@ -132,13 +134,25 @@ class _Seen:
 
     @cached_property
     def trial_hz(self) -> np.ndarray:
-        """(S, T) mean rate over units."""
-        return np.asarray(self.sums[1] / (self.session.n_units * self.session.bin_s))
+        """(S, P) mean rate over units, in points of time that can be told apart."""
+        return np.asarray(self.in_points(self.sums[1]) / (self.session.n_units * self.session.bin_s))
+
+    @cached_property
+    def factor(self) -> int:
+        """Bins a point of time."""
+        return math.ceil(self.session.n_bins / _MOST_POINTS)
+
+    def in_points(self, values: np.ndarray) -> np.ndarray:
+        """(..., T) values as (..., P) means over the bins of each point; the last one may have fewer."""
+        starts = np.arange(0, self.session.n_bins, self.factor)
+        sizes = np.diff([*starts, self.session.n_bins])
+        return np.asarray(np.add.reduceat(values, starts, axis=-1) / sizes)
 
     @cached_property
     def time_s(self) -> np.ndarray:
-        """(T,) middles of the bins."""
-        return self.session.window_s[0] + self.session.bin_s * (np.arange(self.session.n_bins) + 0.5)
+        """(P,) middles of the points."""
+        bins = np.arange(self.session.n_bins) + 0.5
+        return self.session.window_s[0] + self.session.bin_s * self.in_points(bins)
 
     @cached_property
     def event_s(self) -> np.ndarray | None:
@@ -208,15 +222,15 @@ def _value(value: Any) -> str:
 
 
 def _heading(figure: Figure, session: Session) -> None:
-    name = _fitting(session.id, 12, "bold", _SIZE[0] - 0.4)
+    name = _fitting(session.id, 12, _SIZE[0] - 0.4, "bold")
     figure.text(0.012, 0.985, name, fontsize=12, fontweight="bold", va="top")
     who = [
         f"subject {label(session.subject)}" if session.subject else "",
         f"lab {label(session.lab)}" if session.lab else "",
     ]
     who = [*who, label(session.date) if session.date else ""]
-    shape = f"{session.n_trials} trials × {session.n_bins} bins × {session.n_units} units"
-    time = f"{session.bin_s * 1000:g} ms bins, {_window(session)}; 0 is {label(session.align or 'not named', 50)}"
+    shape = f"{session.n_trials} trials × {_plural(session.n_bins, 'bins')} × {_plural(session.n_units, 'units')}"
+    time = f"{session.bin_s * 1000:g} ms bins, {_window(session)}; {_zero(session)}"
     lines = ["   ·   ".join(text for text in (*who, shape) if text), time]
     figure.text(0.012, 0.951, "\n".join(lines), fontsize=9, va="top", linespacing=1.4)
 
@@ -256,9 +270,10 @@ def _raster(axes: Axes, seen: _Seen) -> None:
     _area_labels(axes, [areas[row] for row in rows] if areas else None)
     line = "; line: time 0" if begin <= 0 <= end else ""
     axes.set_xlabel(f"trial number (each {_window(session)}{line})")
-    some = f"{len(rows)} of {session.n_units} units" if len(rows) < session.n_units else f"{session.n_units} units"
-    dark = f"{most}{' or more' if most > 1 else ''} in {1000 * factor * session.bin_s:g} ms"
-    _title(axes, f"spikes of {_plural(some, session.n_units)} in {len(chosen)} trials; darkest: {dark}")
+    some = f"{len(rows)} of " if len(rows) < session.n_units else ""
+    more = " or more" if len(spikes) and spikes.max() > most else ""
+    dark = f"{most}{more} in {1000 * factor * session.bin_s:g} ms"
+    _title(axes, f"spikes of {some}{_plural(session.n_units, 'units')} in {len(chosen)} trials; darkest: {dark}")
 
 
 def _unit_order(areas: Sequence[str] | None, hz: np.ndarray) -> tuple[np.ndarray, list[str] | None]:
@@ -285,7 +300,7 @@ def _area_labels(axes: Axes, areas: Sequence[str] | None) -> None:
         axes.plot([-0.008] * 2, [first, stop], transform=axes.get_yaxis_transform(), **look)
         middle = (first + stop) / 2
         if middle - last >= room and middle <= len(areas) - room * 0.3:
-            named[middle], last = label(areas[first] or "unnamed", 9), middle
+            named[middle], last = _fitting(areas[first] or "unnamed", 7.5, 0.68), middle
     axes.set_yticks(list(named), list(named.values()), fontsize=7.5)
     axes.tick_params(axis="y", pad=7)
 
@@ -300,11 +315,12 @@ def _psth(axes: Axes, seen: _Seen) -> None:
         names = _psth_by(axes, seen, condition)
         some = f", {len(names)} of {condition.n_values} values" if len(names) < condition.n_values else ""
         _title(axes, f"rate by {label(condition.name, 24)} (trials; band: SEM{some})")
+    room = 0.22 if len(names) <= 3 else 0.36  # for the legend
     if seen.session.window_s[0] <= 0 <= seen.session.window_s[1]:
-        axes.axvline(0, color=RED, lw=1.0, zorder=1)
+        axes.axvline(0, ymax=1 / (1 + room), color=RED, lw=1.0, zorder=1)
     axes.set_xlim(*seen.session.window_s)
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 0), high + (0.22 if len(names) <= 3 else 0.36) * (high - low))
+    axes.set_ylim(max(low, 0), high + room * (high - low))
     columns = min(3, len(names))
     legend = axes.legend(axes.get_lines()[: len(names)], ["."] * len(names), loc="upper left", ncols=columns, **_BEHIND)
     for text, name in zip(legend.get_texts(), names, strict=True):
@@ -314,7 +330,8 @@ def _psth(axes: Axes, seen: _Seen) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _minus(f"{value:g}")))
     axes.grid(axis="y")
     axes.set_ylabel("Hz a unit", labelpad=2)
-    axes.set_xlabel("s", labelpad=1)
+    joined = f", in steps of {1000 * seen.factor * seen.session.bin_s:g} ms" if seen.factor > 1 else ""
+    axes.set_xlabel(f"s{joined}", labelpad=1)
 
 
 def _psth_by(axes: Axes, seen: _Seen, condition: Condition) -> list[str]:
@@ -323,7 +340,9 @@ def _psth_by(axes: Axes, seen: _Seen, condition: Condition) -> list[str]:
     scale = matplotlib.colormaps["viridis"].reversed()
     colors = [scale(0.12 + 0.85 * i / (n - 1)) for i in range(n)] if ordered else _UNORDERED
     for (_, rows), color, dashes in zip(condition.values, colors, _DASHES, strict=False):
-        _rate_line(axes, seen, seen.trial_hz[rows], color=color, ls="-" if ordered else dashes)
+        _rate_line(
+            axes, seen, seen.trial_hz[rows], 0.16 if n <= 4 else 0.08, color=color, ls="-" if ordered else dashes
+        )
     return [f"{name} ({int(rows.sum())})" for name, rows in condition.values]
 
 
@@ -337,14 +356,14 @@ def _psth_of_all(axes: Axes, seen: _Seen) -> list[str]:
         most = sorted(spikes, key=lambda area: (-spikes[area], area))[:_MOST_AREA_LINES]
         for area, color, dashes in zip(most, _UNORDERED, _DASHES[1:], strict=False):
             units = np.array([name == area for name in session.areas])
-            rate = seen.sums[0][:, units].sum(axis=1) / (units.sum() * len(seen.trials) * session.bin_s)
+            rate = seen.in_points(seen.sums[0][:, units].sum(axis=1)) / (units.sum() * len(seen.trials) * session.bin_s)
             _rate_line(axes, seen, rate[None], color=color, ls=dashes)
             names.append(f"{label(area or 'unnamed', 9)} ({int(units.sum())})")
     return names
 
 
-def _rate_line(axes: Axes, seen: _Seen, hz: np.ndarray, **look: Any) -> None:
-    """The mean over trials of (trials, T) rates, and the standard error as a band."""
+def _rate_line(axes: Axes, seen: _Seen, hz: np.ndarray, alpha: float = 0.16, **look: Any) -> None:
+    """The mean over trials of (trials, P) rates, and the standard error as a band."""
     mean = hz.mean(axis=0)
     single = {"marker": "o", "ms": 4} if len(mean) < 3 else {}
     axes.plot(seen.time_s, mean, **{"lw": 1.3, **look, **single})
@@ -353,14 +372,14 @@ def _rate_line(axes: Axes, seen: _Seen, hz: np.ndarray, **look: Any) -> None:
         if single:
             axes.vlines(seen.time_s, mean - sem, mean + sem, color=look["color"], lw=1.2)
         else:
-            axes.fill_between(seen.time_s, mean - sem, mean + sem, color=look["color"], alpha=0.16, lw=0)
+            axes.fill_between(seen.time_s, mean - sem, mean + sem, color=look["color"], alpha=alpha, lw=0)
 
 
 def _rates(axes: Axes, seen: _Seen) -> None:
     """Units by their rate on a logarithmic axis; units without a spike have none."""
     active = seen.unit_hz[seen.unit_hz > 0]
     silent = len(seen.unit_hz) - len(active)
-    _title(axes, f"{_plural(f'{len(active)} active units', len(active))}, {silent} silent")
+    _title(axes, f"{_plural(len(active), 'active units')}, {silent} silent")
     axes.set_ylabel("units", labelpad=2)
     axes.set_xlabel("Hz, median as a line", labelpad=1)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -369,17 +388,23 @@ def _rates(axes: Axes, seen: _Seen) -> None:
         return
     low, high = math.log10(active.min()), math.log10(active.max())
     room = max(0.03 * (high - low), 0.15)
-    n = int(np.clip(2 * math.sqrt(len(active)), 8, 36))
+    n = 1 + 2 * int(np.clip(math.sqrt(len(active)), 4, 17))  # odd: a bin in the middle
     axes.hist(active, bins=list(np.logspace(low - room, high + room, n + 1)), color=SKY, edgecolor="white", lw=0.4)
     axes.axvline(float(np.median(active)), color=INK, ls="--", lw=1.2)
     axes.set_xscale("log")
     axes.set_xlim(10 ** (low - room), 10 ** (high + room))
-    decades = max(1, math.ceil((high - low + 2 * room) / 4))
-    few = high - low + 2 * room < 1.2
-    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,), numticks=9 if few else 99 // decades))
+    axes.xaxis.set_major_locator(FixedLocator(_log_ticks(low - room, high + room)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """A few round numbers between two powers of ten."""
+    whole = range(math.floor(low), math.ceil(high) + 1)
+    step = math.ceil((high - low) / 5.5)
+    few = range(1, 10) if high - low < 0.6 else (1, 2, 5) if high - low < 2.2 else (1,)
+    ticks = [digit * 10.0**power for power in whole if power % step == 0 for digit in few]
+    return [tick for tick in ticks if low <= math.log10(tick) <= high]
 
 
 def _areas(axes: Axes, areas: Sequence[str]) -> None:
@@ -387,13 +412,13 @@ def _areas(axes: Axes, areas: Sequence[str]) -> None:
     sizes = Counter(areas)
     ranked = sorted(sizes, key=lambda area: (-sizes[area], area))
     shown = ranked if len(ranked) <= _MOST_AREAS + 1 else ranked[:_MOST_AREAS]
-    names, counts = [label(area or "unnamed", 10) for area in shown], [sizes[area] for area in shown]
+    size = 8.0 if len(shown) <= 8 else 7.0
+    names, counts = [_fitting(area or "unnamed", size, 0.6) for area in shown], [sizes[area] for area in shown]
     if len(shown) < len(ranked):
         names.append(f"{len(ranked) - len(shown)} others")
         counts.append(len(areas) - sum(counts))
     colors = [BLUE] * len(shown) + [GREY] * (len(names) - len(shown))
     axes.barh(range(len(names)), counts, color=colors, height=0.72)
-    size = 8.0 if len(names) <= 8 else 7.0
     for y, count in enumerate(counts):
         axes.text(count + 0.02 * max(counts), y, str(count), va="center", fontsize=size)
     axes.set_yticks(range(len(names)), names, fontsize=size)
@@ -402,27 +427,29 @@ def _areas(axes: Axes, areas: Sequence[str]) -> None:
     axes.tick_params(axis="y", length=0, pad=2)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
-    _title(axes, f"units in {_plural(f'{len(ranked)} areas', len(ranked))}")
+    _title(axes, f"units in {_plural(len(ranked), 'areas')}")
 
 
 def _course(axes: Axes, seen: _Seen) -> None:
     """Rate of each trial along the recording: drift, and trials without a spike."""
-    place, hz = seen.place[0][seen.trials], seen.trial_hz.mean(axis=1)
+    place = seen.place[0][seen.trials]
+    hz = seen.sums[1].mean(axis=1) / (seen.session.n_units * seen.session.bin_s)
     for part in ("train", "validation"):
         mine = np.isin(seen.trials, seen.split.part(part))
         axes.plot(place[mine], hz[mine], ls="none", marker="o", ms=2.6, mec="none", color=_PART_COLORS[part])
     order = np.argsort(place, kind="stable")
     width = max(5, len(order) // 20 * 2 + 1)
-    if len(order) >= 2 * width:
+    if drawn := len(order) >= 2 * width:
         middle = np.median(np.lib.stride_tricks.sliding_window_view(hz[order], width), axis=1)
         axes.plot(place[order][width // 2 : -(width // 2)], middle, color=INK, lw=1.4)
-    axes.margins(x=0.006)
-    axes.set_ylim(bottom=0)
+    room = 0.01 * max(float(np.ptp(seen.place[0])), 1e-9)
+    axes.set_xlim(seen.place[0].min() - room, seen.place[0].max() + room)
+    axes.set_ylim(0, 1.08 * float(hz.max()) or 1.0)
     axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.grid(axis="y")
     axes.set_ylabel("Hz a unit")
     axes.tick_params(axis="x", labelbottom=False, length=0)
-    _title(axes, "rate of each trial along the recording (line: running median)")
+    _title(axes, f"rate of each trial along the recording{' (line: running median)' if drawn else ''}")
 
 
 def _parts(axes: Axes, seen: _Seen) -> None:
@@ -434,6 +461,8 @@ def _parts(axes: Axes, seen: _Seen) -> None:
     width = min(1.6, max(0.5, 0.7 * 72 * 9.9 / max(len(place), 1)))
     for y, (part, trials) in enumerate(rows.items()):
         axes.vlines(place[trials], y - 0.38, y + 0.38, color=_PART_COLORS[part], lw=width)
+    axes.xaxis.set_major_locator(MaxNLocator(9, integer=seen.event_s is None))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_yticks(range(len(rows)), [f"{part} {len(trials)}" for part, trials in rows.items()], fontsize=7.5)
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
@@ -458,20 +487,27 @@ def _window(session: Session) -> str:
     return _minus(f"{session.window_s[0]:g} to {session.window_s[1]:g} s")
 
 
+def _zero(session: Session) -> str:
+    if session.align == WITHOUT_TRIALS:
+        return "windows at a stride, without an event"
+    return f"time 0 is {label(session.align, 50) if session.align else 'not named'}"
+
+
 def _minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def _plural(text: str, n: int) -> str:
-    """Text that ends on a plural, without it for one."""
-    return text[:-1] if n == 1 else text
+def _plural(n: int, things: str) -> str:
+    """A number and its things: ``1 unit``, ``2 units``."""
+    return f"{n} {things[:-1] if n == 1 else things}"
 
 
-def _fitting(text: str, size: float, weight: str, inches: float) -> str:
+def _fitting(text: str, size: float, inches: float, weight: str = "normal") -> str:
     """Text as a label that is no wider than so many inches."""
     font = FontProperties(family=["DejaVu Sans"], weight=weight)
-    for longest in (90, 72, 56, 44, 32):
-        short = label(text, longest)
+    most = math.ceil(inches * 72 / size * 2)
+    for longest in (most * share // 10 for share in (10, 8, 6, 5, 4)):
+        short = label(text, max(longest, 3))
         if TextPath((0, 0), short, size=size, prop=font).get_extents().width <= inches * 72:
             break
     return short
