@@ -203,6 +203,36 @@ def test_provenance_names_shared_bins_and_every_environment(make_ranking, tmp_pa
     assert "Environment" not in write_report(tmp_path / "none", [ranking]).read_text()
 
 
+@pytest.mark.parametrize(
+    ("kind", "overlap", "says", "remedy"),
+    [
+        ("random", {"validation": 0.0, "test": 0.1234}, "validation 0 %, test 12.3 %", True),
+        ("random", {"validation": 0.0004, "test": 0.0}, "validation less than 0.1 %, test 0 %", True),
+        ("recorded", {"validation": 0.5, "test": 1.0}, "validation 50.0 %, test 100.0 %", True),
+        ("blocked", {"validation": 0.0, "test": 0.0}, "validation 0 %, test 0 %", False),
+        ("blocked", {"validation": None, "test": None}, "test unknown (no trial times)", False),
+    ],
+)
+def test_the_first_box_names_the_split_shared_bins_and_the_remedy(make_ranking, tmp_path, kind, overlap, says, remedy):
+    ranking = make_ranking(4) | {"split": kind}
+    ranking["provenance"] |= {"overlap": overlap, "split": {"train": [0], "validation": [1], "test": [2]}}
+    if kind == "blocked":
+        ranking["provenance"]["split"]["purged"] = [3, 4]
+    written = write_report(tmp_path, [ranking]).read_text()
+    box = " ".join("".join(Parsed(written.split("<figure")[0]).text).split())
+    words = {"random": "at random, split seed 0", "recorded": "as recorded in the files"}
+    assert f"Trials split {words.get(kind, 'into blocks of time, split seed 0')}" in box and says in box
+    assert ("--set split=blocked" in box) == ("Training has seen bins that are scored" in box) == remedy
+    assert ("(2 purged: their windows overlap" in box) == (kind == "blocked")
+    (summary,) = json.loads((tmp_path / "report.json").read_text())["summaries"]
+    assert summary["split"]["kind"] == kind and summary["split"]["shared_bins"] == {ranking["heldout"]: overlap}
+
+
+def test_rankings_of_other_splits_are_told_apart(make_ranking, tmp_path):
+    page = write_report(tmp_path, [make_ranking(4), make_ranking(4) | {"split": "blocked"}]).read_text()
+    assert page.count("preset tiny</span>") == 1 and page.count("preset tiny, split blocked</span>") == 1
+
+
 def test_own_scores_stand_beside_the_trials(make_ranking, tmp_path):
     ranking = make_ranking(3)
     ranking["rows"][1]["own_score"] = 0.4567

@@ -12,6 +12,7 @@ from study_documents import HOSTILE_HELDOUT, HOSTILE_POOL, made
 
 from sessionwise.analysis import pages, study_figures
 from sessionwise.analysis.study_report import facts, write_study_report
+from sessionwise.analysis.trial_splits import study_split
 from sessionwise.errors import DataError
 
 
@@ -239,6 +240,30 @@ def test_the_ways_from_results_to_page_say_what_is_wrong(tmp_path):
     document["curves"][0]["points"][0]["mean"] = float("inf")
     with pytest.raises(DataError, match="is inf"):
         write_study_report(tmp_path, document, [])
+
+
+def test_the_head_names_the_split_shared_test_bins_and_the_remedy(tmp_path, few_figures):
+    first, *others = made("whole")[0]["heldout"]
+    shared = {first: {"validation": 0.0, "test": 0.25}, made("whole")[0]["pool"][0]: {"validation": 0.5, "test": None}}
+    for name, shares, found in (("some", shared, True), ("none", {first: {"validation": 0.0, "test": 0.0}}, False)):
+        study = study_split(
+            {"heldout": [first, *others], "pool": list(shared), "split_seeds": [3], "shared_bins": shares}, []
+        )
+        page = write_study_report(tmp_path / name, {**made("whole")[0], "trial_split": study}, []).read_text()
+        text = " ".join("".join(Parsed(page.split("<script")[0]).text).split())
+        head = text.split("The paper's claims")[0]
+        assert "Trials split at random, split seed 3. Share of test bins that also lie in training windows: " in head
+        assert f"{first} {'25.0 %' if found else '0 %'} (all sessions" in head
+        assert ("--set split=blocked" in head) == found
+        assert ("bins in training windows: validation 50.0 %, test unknown (no trial times)" in text) == found
+
+
+def test_a_study_from_before_has_the_shares_of_its_rankings():
+    study = {"heldout": ["a", "b"], "pool": ["c"], "split_seeds": [0]}
+    ranking = {"heldout": "a", "split_seed": 0, "provenance": {"overlap": {"validation": 0.0, "test": 0.2}}}
+    found = study_split(study, [ranking, {"heldout": "b", "split_seed": 0, "provenance": {}}])
+    assert found["shared_bins"] == {"a": {"validation": 0.0, "test": 0.2}} and found["kind"] == "random"
+    assert found["remedy"] == "--set split=blocked"
 
 
 def test_nested_results_become_lines():

@@ -106,3 +106,18 @@ def test_the_name_and_the_place_of_the_store_make_no_other_study():
     two = make_recipe({"name": "b", "data": {"store": "there", "heldout": ["x"]}})
     other = make_recipe({"name": "a", "data": {"store": "here", "heldout": ["x"]}, "train": {"lr": 2e-3}})
     assert one.identity() == two.identity() != other.identity()
+
+
+def test_the_kind_of_split_reaches_the_settings_and_an_unknown_one_is_named():
+    recipe = make_recipe({"split": "blocked"})
+    assert recipe.split == recipe.settings.split == "blocked"
+    assert make_recipe(changed({}, ["split=blocked"])).split == "blocked"
+    assert any("split: 'bloked'" in line and "'recorded'" in line for line in problems({"split": "bloked"}))
+
+
+def test_a_random_split_makes_no_other_study():
+    """Studies from before there were other splits go on."""
+    plain, random, blocked = (make_recipe(value) for value in ({}, {"split": "random"}, {"split": "blocked"}))
+    assert plain.identity() == random.identity() != blocked.identity()
+    assert "split" not in plain.identity() and "split" not in plain.identity()["settings"]
+    assert blocked.identity()["split"] == blocked.identity()["settings"]["split"] == "blocked"

@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from sessionwise.analysis.results import open_results
-from sessionwise.data.store import open_store
+from sessionwise.data.session import make_session
+from sessionwise.data.store import create_store, open_store
 from sessionwise.errors import LeakageError, Problems, UsageError
 from sessionwise.io.files import read_json
 from sessionwise.runs import launch
@@ -14,6 +16,7 @@ from sessionwise.runs.store import RunStore
 from sessionwise.scoring.likelihood import pooled_bits
 from sessionwise.selection import ranking
 from sessionwise.study import scaling
+from sessionwise.study.cells import Job
 from sessionwise.study.recipe import make_recipe
 from sessionwise.study.scaling import prepare, run_study
 
@@ -264,6 +267,55 @@ def test_a_size_beyond_the_simulated_pool_is_refused_before_anything_is_simulate
     with pytest.raises(UsageError, match="k=40 but 3 candidates"):
         prepare(make_recipe(value), tmp_path / "s")
     assert not (tmp_path / "s").exists()
+
+
+@pytest.fixture(scope="module")
+def close_store(toy_store, tmp_path_factory):
+    """The toy store with trials 0.2 s apart, whose windows of 0.24 s overlap, and a split of their own in most."""
+    store, sessions = create_store(tmp_path_factory.mktemp("close") / "store"), open_store(toy_store)
+    for name in sessions:
+        counts = np.array(sessions.session(name).counts)
+        columns = {"align_time_s": np.arange(len(counts)) * 0.2}
+        if name != "sim-01":
+            columns["recorded_split"] = np.array(["train"] * 60 + ["validation"] * 15 + ["test"] * (len(counts) - 75))
+        store.add(make_session(name, counts, 0.02, trial_columns=columns))
+    return store.path
+
+
+def test_a_study_in_blocks_says_what_is_left_and_what_is_shared(recipe, close_store, tmp_path):
+    studies = {kind: prepare(recipe(split=kind), tmp_path / kind, close_store) for kind in ("random", "blocked")}
+    documents = {kind: read_json(tmp_path / kind / "study.json") for kind in studies}
+    random, blocked = documents["random"], documents["blocked"]
+    assert (random["split"], blocked["split"]) == ("random", "blocked") and "split" not in random["settings"]
+    for name in studies["blocked"].sessions:
+        assert random["shared_bins"][name]["test"] > 0.1 and "purged" not in random["splits"][name]
+        assert blocked["shared_bins"][name] == {"validation": 0.0, "test": 0.0}
+        sizes, found = blocked["splits"][name], studies["blocked"].sessions.load(name, 0, "blocked").split
+        assert sizes["purged"] == len(found.purged) > 0 and sizes["train"] == len(found.train)
+        assert sum(sizes.values()) == sum(random["splits"][name].values())
+        assert studies["blocked"].layout.trials[name][1] == sizes["train"]
+    assert "split into blocks of time" in studies["blocked"].layout.notes[0] and not studies["random"].layout.notes
+    for kind, study in studies.items():
+        plan = study.plan(0, HELD[0])
+        assert {spec.settings.get("split", "random") for spec in plan.specs} == {kind}
+        job = Job("evaluate", (HELD[0],), 10, 0, Job("baseline", (HELD[0],), 10, 0, doubled=True))
+        assert {spec.settings.get("split", "random") for spec in study.chain(job)} == {kind}
+    with pytest.raises(UsageError, match="split = blocked"):
+        prepare(recipe(split="blocked"), tmp_path / "random", close_store)
+
+
+def test_what_no_recorded_split_can_do_is_named_with_everything_else(recipe, close_store, tmp_path):
+    with pytest.raises(Problems) as caught:
+        prepare(recipe(split="recorded", study={"split_seeds": [1], "top": 9}), tmp_path / "s", close_store)
+    said = str(caught.value)
+    for part in ("session 'sim-01'", "no trial column 'recorded_split'", "split_seeds", "study.top"):
+        assert part in said, said
+    pool = {"pool": ["sim-00", "sim-02"]}
+    off = {key: [] for key in ("trial_matched", "other_targets", "full_finetune")} | {"many_shuffles": None}
+    small = {"study": {"sizes": [1, "all"], "top": 1}, "controls": off}
+    study = prepare(recipe(split="recorded", data=pool, **small), tmp_path / "s", close_store)
+    assert study.layout.trials[HELD[0]][1] == 60
+    assert read_json(tmp_path / "s" / "study.json")["splits"]["sim-00"]["validation"] == 15
 
 
 def test_metadata_of_a_table_reach_the_study(recipe, toy_store, tmp_path):

@@ -251,6 +251,17 @@ def test_another_search_in_the_same_folder_is_refused_by_its_first_difference(re
     assert (tmp_path / "s" / "study.json").read_bytes() == before
 
 
+def test_a_search_in_blocks_is_another_search(recipe, toy_store, tmp_path):
+    random = prepare(make_tuning(recipe(split="random")), tmp_path / "s", toy_store)
+    assert "split" not in read_json(tmp_path / "s" / "study.json")["identity"]["recipe"]
+    blocked = prepare(make_tuning(recipe(split="blocked")), tmp_path / "b", toy_store)
+    assert {fit.spec.settings["split"] for fit in blocked.fits()} == {"blocked"}
+    assert not {fit.spec.key for fit in random.fits()} & {fit.spec.key for fit in blocked.fits()}
+    assert blocked.tuning.as_recipe().split == "blocked"
+    with pytest.raises(UsageError, match="split = blocked"):
+        prepare(make_tuning(recipe(split="blocked")), tmp_path / "s", toy_store)
+
+
 def test_a_search_and_a_scaling_study_do_not_share_a_folder(recipe, toy_store, tmp_path):
     study = make_recipe({"preset": "tiny", "data": {"heldout": [HELD]}, "study": {"sizes": [1, 2, "all"], "top": 2}})
     prepare(make_tuning(recipe()), tmp_path / "s", toy_store)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sessionwise.analysis.trial_splits import WORDS
 from sessionwise.data.info import SessionInfo
 from sessionwise.data.repeated_site import default_heldout, manifest
 from sessionwise.data.splits import SplitKind, split_of
@@ -67,7 +68,10 @@ def lay_out(recipe: Recipe, sessions: SessionStore) -> Layout:
     infos = {i: sessions.info(i) for i in (*pool, *heldout) if i in sessions}
     trials = split_trials(infos, recipe.split_seed, recipe.split, problems)
     raise_all(problems)
-    return Layout(recipe, tuple(heldout), tuple(pool), whole_sizes(recipe, len(pool)), trials)
+    training, every = (sum(counts) for counts in zip(*((t, n) for n, t in trials.values()), strict=True))
+    note = f"Trials are split {WORDS[recipe.split]}: {training:,} of {every:,} are for training."
+    notes = () if recipe.split == "random" else (note,)
+    return Layout(recipe, tuple(heldout), tuple(pool), whole_sizes(recipe, len(pool)), trials, notes)
 
 
 def lay_out_manifest(recipe: Recipe) -> Layout:
@@ -93,6 +97,10 @@ def lay_out_manifest(recipe: Recipe) -> Layout:
     raise_all(problems)
     trials = {i: (listed[i].trials, 8 * listed[i].trials // 10) for i in (*pool, *heldout)}
     notes = tuple(f"Left out: {entry.eid}, {entry.dropped}" for entry in manifest() if entry.dropped)
+    if recipe.split != "random":
+        notes += (
+            f"Trials are split {WORDS[recipe.split]}: 8 of 10 are taken to be for training, which only they tell.",
+        )
     return Layout(recipe, heldout, pool, whole_sizes(recipe, len(pool)), trials, notes)
 
 
