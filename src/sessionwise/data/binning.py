@@ -27,6 +27,7 @@ MAX_CELLS = 2**33  # counts of 8 GiB: more is a slip in the stride or the bin si
 _CELLS = 2**18  # counts made at once: 2 MiB of int64 stay in a core's cache
 _TOUCHING_S = 1e-6  # intervals and windows that lie closer touch each other
 _LONG_GAP = 20  # mean intervals between spikes: a gap that chance does not make
+_COARSE_S = 5e-5  # steps between spike times that are worth a note: longer than a tick at 20 kHz
 _HIGHEST = int(np.iinfo(np.uint16).max)
 
 
@@ -237,6 +238,11 @@ def _checked_recording(recording: Recording, notes: list[str]) -> tuple[np.ndarr
         notes.append(f"{int(misplaced.sum())} spike times follow a later one: the spikes were sorted")
     spike_s, spike_unit = _ascending(spike_s, spike_unit)
     _refuse_long(where, "spike", spike_s[0], spike_s[-1])
+    coarse = recording.spike_s.dtype.kind == "f" and np.spacing(recording.spike_s.max())
+    if coarse > _COARSE_S:
+        notes.append(
+            f"spike times are {recording.spike_s.dtype}: in steps of {1000 * coarse:.2g} ms at {spike_s[-1]:.6g} s"
+        )
     n_negative = int(np.searchsorted(spike_s, 0.0))
     if n_negative:
         notes.append(
@@ -427,6 +433,8 @@ def _checked_trials(recording: Recording, align: str) -> tuple[np.ndarray, np.nd
         found = f"event {align!r} has shape {event_s.shape} and type {event_s.dtype}"
         raise DataError(where, found, "one time a trial", "Name another --align")
     own = {"trial ids": recording.trial_ids, "trial mask": recording.trial_mask}
+    if not len(event_s):
+        raise DataError(where, "has no trials", "at least 1", f"Cut it at a fixed stride: --align {WITHOUT_TRIALS}")
     given: dict[str, np.ndarray | None] = {**recording.events, **recording.trial_columns, **own}
     for name, values in given.items():
         if values is not None and len(values) != len(event_s):
@@ -549,7 +557,7 @@ def _note_windows(spike_s: np.ndarray, trials: _Trials, grid: _Grid, guessing: b
     gap = max(1.0, _LONG_GAP * (last - first) / len(spike_s))
     beyond = ((stops > last + gap) & (starts <= last)) | ((starts < first - gap) & (stops > first))
     if guessing and beyond.any():
-        found = f"{beyond.sum()} windows reach more than {gap:.3g} s beyond the first or last spike"
+        found = f"windows of {beyond.sum()} trials reach more than {gap:.3g} s beyond the first or last spike"
         notes.append(f"{found} ({first:.6g}..{last:.6g} s); the file does not say how long was recorded: kept")
     if last > 100 * max(abs(starts[-1]), stops[-1]):
         notes.append(f"the last spike is at {last:.4g} s, the last window ends at {stops[-1]:.4g} s: samples or ms?")
