@@ -30,6 +30,7 @@ GAP_S = 1.0  # between windows that are laid one after another
 _SUFFIX = {"hdf5": ".h5", "npz": ".npz"}
 _TEXTS = ("subject", "lab", "date", "align")
 _NPZ_NAMES = {"counts", "bin_ms", "bin_s", "id", "eid", "t0_ms", "trial_ids", "area", "areas", "unit_ids", *_TEXTS}
+_TOUCHING_S = 1e-9
 _METHODS = {  # of torch_brain's Interval: data sets of these names would hide them
     *("add_split_mask", "allow_split_mask_overlap", "arange", "coalesce", "difference", "dilate", "from_dataframe"),
     *("from_hdf5", "from_list", "is_disjoint", "is_sorted", "keys", "linspace", "materialize", "register_timekey"),
@@ -73,6 +74,7 @@ def hdf5_of(session: Session) -> tuple[bytes, str]:
     """The HDF5 file of a session, and a line about it for people."""
     align_s, laid = _on_a_clock(session)
     start_s, stop_s = align_s + session.window_s[0], align_s + session.window_s[1]
+    stop_s[:-1] = np.minimum(stop_s[:-1], start_s[1:])  # windows that touch overlap by rounding at most
     times, units = _spikes(session.counts, start_s, session.bin_s)
     columns, names = _trial_columns(session, laid)
     domain = _interval({"start": start_s, "end": stop_s})
@@ -137,8 +139,7 @@ def _on_a_clock(session: Session) -> tuple[np.ndarray, bool]:
     start, stop = session.window_s
     recorded = session.trial_columns.get(_ALIGN_COLUMN)
     if recorded is not None and recorded.dtype.kind == "f" and np.isfinite(recorded).all():
-        apart = (np.diff(recorded) >= stop - start - 1e-9).all()
-        if apart and (recorded + start >= 0).all():
+        if (np.diff(recorded) >= stop - start - _TOUCHING_S).all():
             return np.asarray(recorded, dtype=np.float64), False
     step = math.ceil(stop - start) + GAP_S
     return step * np.arange(session.n_trials) - start, True

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from sessionwise.data.formats.registry import Format
-from sessionwise.data.recording import Asked, Recording
+from sessionwise.data.recording import WITHOUT_TRIALS, Asked, Recording
 from sessionwise.errors import DataError, SessionwiseError
 from sessionwise.io.arrays import unchanged_source
 from sessionwise.io.hdf5 import is_hdf5, load, outline
@@ -203,7 +203,8 @@ def _as_exported(file: _File, found: Recording, columns: dict[str, np.ndarray]) 
     try:
         window = tuple(float(edge) for edge in about["window_s"])
         names = {str(stored): str(name) for stored, name in json.loads(about["columns"])}
-        align = str(about["align"]) or ALIGN_TIME
+        align = ALIGN_TIME if about["align"] in ("", WITHOUT_TRIALS) else str(about["align"])
+        laid = "trials were exported one after another: their align_time_s is no time of the recording"
         return replace(
             found,
             events={align: columns[ALIGN_TIME]},
@@ -212,7 +213,7 @@ def _as_exported(file: _File, found: Recording, columns: dict[str, np.ndarray]) 
             default_bin_ms=float(about["bin_s"]) * 1000,
             trial_ids=columns[TRIAL_ID],
             trial_columns={name: columns[stored] for stored, name in names.items()},
-            span_s=None,  # its windows and nothing else: nothing can be known of the time between
+            notes=(*found.notes, *([laid] if about["laid_one_after_another"] else [])),
             source={**found.source, "exported_from": json.loads(about["source"])},
         )
     except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
