@@ -13,6 +13,7 @@ from sessionwise.terminal import print_table, say, shown
 if TYPE_CHECKING:
     from sessionwise.data.importing import ImportSummary
     from sessionwise.data.info import SessionInfo
+    from sessionwise.data.splits import SplitKind
     from sessionwise.data.store import SessionStore
 
 data_app = typer.Typer(help="Prepared stores of recordings.", no_args_is_help=True, rich_markup_mode=None)
@@ -167,13 +168,25 @@ def data_show(
     store: StorePath,
     session: Annotated[str, typer.Argument(metavar="ID", help="Session id, as the list shows it.")],
     split_seed: Annotated[int, typer.Option("--split-seed", help="Seed of the 8:1:1 split.")] = 0,
+    split: Annotated[str, typer.Option("--split", help="random | blocked | recorded")] = "random",
+    picture: Annotated[bool, typer.Option("--picture/--no-picture", help="Draw it, as ID.png here.")] = True,
 ) -> None:
-    """Show what is known about one session."""
-    from sessionwise.data.splits import make_split
+    """Show what is known about one session, and draw it into the current folder: raster, rates, areas, split.
+
+    Only training and validation trials are drawn.
+    """
+    from sessionwise.data.splits import split_of
     from sessionwise.data.store import open_store
 
-    info = open_store(store).info(session)
-    print_table(["what", "value"], _facts(info, make_split(info.id, info.trial_ids, split_seed)))
+    sessions = open_store(store)
+    info = sessions.info(session)
+    parts = split_of(info, split_seed, _split_kind(split))
+    print_table(["what", "value"], _facts(info, parts))
+    if picture:
+        from sessionwise.analysis.recording_figures import write_session_picture
+
+        path = write_session_picture(sessions.session(session), parts, Path(f"{info.folder.name}.png"))
+        print(f"picture: {shown(path)}")
 
 
 @data_app.command("check", epilog="Example: sessionwise data check my-store")
@@ -206,6 +219,15 @@ def _check_units(units: str) -> None:
 
     if units not in UNIT_CHOICES:
         raise UsageError("--units", f"{units!r}", " | ".join(UNIT_CHOICES))
+
+
+def _split_kind(name: str) -> SplitKind:
+    from sessionwise.data.splits import SPLITS
+
+    for kind in SPLITS:
+        if kind == name:
+            return kind
+    raise UsageError("--split", f"{name!r}", " | ".join(SPLITS))
 
 
 def _window(text: str) -> tuple[float, float]:
@@ -246,7 +268,7 @@ def _facts(info: SessionInfo, split: Any) -> list[tuple[str, object]]:
         ("shape", f"{info.n_trials} trials x {info.n_bins} bins x {info.n_units} units"),
         ("time", f"{window_text(info.bin_s, info.window_s)}; 0 is {info.align or 'not named'}"),
         ("spikes", f"{info.spikes} ({info.mean_rate_hz:.2f} Hz a unit)"),
-        ("split", f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test trials"),
+        ("split", _split_text(split)),
         (
             "test bins also in training windows",
             "unknown (no trial times)" if shared is None else f"{100 * shared:.1f} %",
@@ -258,6 +280,11 @@ def _facts(info: SessionInfo, split: Any) -> list[tuple[str, object]]:
         ("counts SHA-256", info.counts_sha256),
         ("folder", info.folder),
     ]
+
+
+def _split_text(split: Any) -> str:
+    parts = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test trials"
+    return f"{split.kind}: {parts}" + (f", {len(split.purged)} left out between blocks" if len(split.purged) else "")
 
 
 def _plain(value: object) -> object:
