@@ -82,8 +82,9 @@ def test_a_folder_stands_for_the_recordings_below_it(files: dict[str, Path]) -> 
 def test_a_file_of_no_format_says_what_it_is(tmp_path: Path, content: bytes, message: str, suffix: str) -> None:
     path = tmp_path / f"session.{suffix}"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        find_recordings(path)
+    with pytest.raises(DataError, match=message) as caught:
+        import_files([path], create_store(tmp_path / "store"))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_folder_without_recordings_and_an_unknown_format(tmp_path: Path) -> None:
