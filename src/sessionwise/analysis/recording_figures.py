@@ -35,7 +35,7 @@ from sessionwise.data.session import Session
 from sessionwise.data.splits import ALIGN_TIME_COLUMNS, PARTS, RECORDED_COLUMN, Split, overlap_share
 from sessionwise.io.files import write_bytes
 
-_SIZE = (11.0, 8.0)
+SIZE = (11.0, 8.0)
 _LEFT, _RIGHT = 0.085, 0.978
 _TITLE = 9.0
 _GAP = 0.04  # beside each trial of the raster, where a trial is 1
@@ -61,7 +61,7 @@ def draw_session(session: Session, split: Split) -> Figure:
     """The picture of a session, 11 x 8 inches; what its test trials hold has no say in it."""
     seen = _Seen(session, split)
     with style():
-        figure = Figure(figsize=_SIZE)
+        figure = Figure(figsize=SIZE)
         above = GridSpec(2, 2, figure, left=_LEFT, right=_RIGHT, top=0.865, bottom=0.385, width_ratios=(1.42, 1))
         above.update(hspace=0.5, wspace=0.12)
         below = GridSpec(2, 1, figure, left=_LEFT, right=_RIGHT, top=0.29, bottom=0.105, hspace=0.12)
@@ -222,7 +222,7 @@ def _value(value: Any) -> str:
 
 
 def _heading(figure: Figure, session: Session) -> None:
-    name = _fitting(session.id, 12, _SIZE[0] - 0.4, "bold")
+    name = _fitting(session.id, 12, SIZE[0] - 0.4, "bold")
     figure.text(0.012, 0.985, name, fontsize=12, fontweight="bold", va="top")
     who = [
         f"subject {label(session.subject)}" if session.subject else "",

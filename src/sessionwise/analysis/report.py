@@ -12,6 +12,7 @@ from typing import Any
 
 from sessionwise.analysis import figures, pages, summary
 from sessionwise.analysis.pages import drop_old_files, flat, write_figure, write_page
+from sessionwise.analysis.pictures import find_picture
 from sessionwise.analysis.summary import (
     agreement_between_heldout,
     check_ranking,
@@ -23,7 +24,7 @@ from sessionwise.analysis.summary import (
     summarise,
 )
 from sessionwise.errors import UsageError
-from sessionwise.io.files import folder_name, read_json, write_json
+from sessionwise.io.files import folder_name, read_json, write_bytes, write_json
 
 Ranking = Mapping[str, Any]
 
@@ -63,13 +64,21 @@ def report_of_study(study: Path) -> Path:
         raise UsageError(str(study), "holds no ranking", "a folder that a ranking was written to", remedy)
     comparison = Path(study) / "comparison.json"
     stored = read_json(comparison) if comparison.exists() else None
-    return write_report(Path(study) / "report", [check_ranking(read_json(path), str(path)) for path in found], stored)
+    rankings = [check_ranking(read_json(path), str(path)) for path in found]
+    return write_report(Path(study) / "report", rankings, stored, study=Path(study))
 
 
-def write_report(folder: Path, rankings: Sequence[Ranking], comparison: Mapping[str, Any] | None = None) -> Path:
+def write_report(
+    folder: Path,
+    rankings: Sequence[Ranking],
+    comparison: Mapping[str, Any] | None = None,
+    *,
+    study: Path | None = None,
+) -> Path:
     """Write ``folder/index.html``, ``report.json`` and ``figures/``; returns the page's path.
 
-    rankings: what ``ranking.json`` holds, one a held-out session or method; comparison: ``comparison.json``.
+    rankings: what ``ranking.json`` holds, one a held-out session or method; comparison: ``comparison.json``;
+    study: the folder that holds pictures of the held-out recordings.
     Raises DataError when a number anywhere is not finite.
     """
     for ranking in rankings:
@@ -77,13 +86,14 @@ def write_report(folder: Path, rankings: Sequence[Ranking], comparison: Mapping[
     require_finite(comparison or {}, "comparison")
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    sections = [_section(folder, ranking, _prefix(i, ranking, rankings)) for i, ranking in enumerate(rankings)]
+    sections = [_section(folder, ranking, _prefix(i, ranking, rankings), study) for i, ranking in enumerate(rankings)]
     compared = _figure(folder, "comparison", comparison, "comparison") if comparison else None
     agreement = agreement_between_heldout(rankings) if len(rankings) > 1 else None
     overlaps = overlap_between_heldout(rankings)
     shared = [_figure(folder, "overlap", overlap, f"overlap-{i}") for i, overlap in enumerate(overlaps, start=1)]
     every = [*(figure for section in sections for figure in section["drawn"]), compared, *shared]
     written = [f"{figure['file']}.{form}" for figure in every if figure for form in pages.FORMS]
+    written += [f"{section['picture']['file']}.png" for section in sections if section["picture"]]
     drop_old_files(folder / "figures", written, pages.FORMS)
     data = {
         "rankings": list(rankings),
@@ -103,7 +113,7 @@ def write_report(folder: Path, rankings: Sequence[Ranking], comparison: Mapping[
     return write_page(folder / "index.html", "report.html.j2", shown, data)
 
 
-def _section(folder: Path, ranking: Ranking, prefix: str) -> dict[str, Any]:
+def _section(folder: Path, ranking: Ranking, prefix: str, study: Path | None) -> dict[str, Any]:
     every = {name: _figure(folder, name, ranking, f"{prefix}{name}") for name in figures.FIGURES}
     drawn = {name: figure for name, figure in every.items() if figure}
     return {
@@ -115,6 +125,7 @@ def _section(folder: Path, ranking: Ranking, prefix: str) -> dict[str, Any]:
         "first": drawn.get("scores"),
         "beside": [drawn[name] for name in ("differences", "seeds") if name in drawn],
         "figures": [figure for name, figure in drawn.items() if name not in ("scores", "differences", "seeds")],
+        "picture": _picture(folder, study, ranking, f"{prefix}recording") if study else None,
         "settings": flat(ranking["settings"]),
         "environments": _environments(ranking["provenance"]),
         "split": {name: len(trials) for name, trials in _lists(ranking["provenance"].get("split", {}))},
@@ -139,6 +150,15 @@ def _figure(folder: Path, name: str, result: Mapping[str, Any], file: str) -> di
         return None
     caption = {**CAPTIONS, **(ONE_SEED_CAPTIONS if _one_seed(result) else {})}[name]
     return {"name": name, "caption": caption, **write_figure(folder, drawn, file)}
+
+
+def _picture(folder: Path, study: Path, ranking: Ranking, file: str) -> dict[str, Any] | None:
+    """The kept picture of the held-out recording, copied into ``folder/figures``."""
+    found = find_picture(study, ranking)
+    if found is None:
+        return None
+    write_bytes(folder / "figures" / f"{file}.png", found["content"])
+    return {"name": "recording", "file": file, **found}
 
 
 def _one_seed(result: Mapping[str, Any]) -> bool:

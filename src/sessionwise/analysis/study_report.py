@@ -37,12 +37,15 @@ def report(study: Path, *, allow_missing: bool = False, n_boot: int = 2000) -> P
     """
     results = open_results(study)
     document = analyse(results, allow_missing=allow_missing, n_boot=n_boot)
-    return write_study_report(Path(study) / "report", document, results.rankings)
+    return write_study_report(Path(study) / "report", document, results.rankings, Path(study))
 
 
-def write_study_report(folder: Path, document: dict[str, Any], rankings: Sequence[Document]) -> Path:
+def write_study_report(
+    folder: Path, document: dict[str, Any], rankings: Sequence[Document], study: Path | None = None
+) -> Path:
     """Write the page, its JSON, figures and tables, and the page of the rankings; returns the page's path.
 
+    study: the folder that holds pictures of the held-out recordings, for the page of the rankings.
     Files of an earlier report that this one does not have are removed. Raises DataError when the document is none of a
     study, or when a number in it or in a ranking is not finite.
     """
@@ -56,7 +59,7 @@ def write_study_report(folder: Path, document: dict[str, Any], rankings: Sequenc
     document = json.loads(json.dumps(document, allow_nan=False))
     drawn = {name: _figure(folder, name, document) for name in study_figures.FIGURES}
     tables = _tables(folder, document)
-    linked = _rankings(folder, rankings, document.get("split_seed"))
+    linked = _rankings(folder, rankings, document.get("split_seed"), study)
     written = [f"{figure['file']}.{form}" for figure in drawn.values() if "file" in figure for form in pages.FORMS]
     drop_old_files(folder / "figures", written, pages.FORMS)
     write_json(folder / "report.json", document)
@@ -84,13 +87,16 @@ def _tables(folder: Path, document: Document) -> dict[str, study_tables.Table]:
     return made
 
 
-def _rankings(folder: Path, rankings: Sequence[Document], main: int | None) -> list[tuple[str, str]]:
+def _rankings(
+    folder: Path, rankings: Sequence[Document], main: int | None, study: Path | None
+) -> list[tuple[str, str]]:
     """A page of rankings for every split of the trials, as (name, address from the report); those of old splits go."""
     splits = sorted({ranking["split_seed"] for ranking in rankings}, key=lambda seed: (seed != main, seed))
     written = []
     for seed in splits:
         place = "rankings" if seed == splits[0] else f"rankings/split-{seed}"
-        write_report(folder / place, [ranking for ranking in rankings if ranking["split_seed"] == seed])
+        mine = [ranking for ranking in rankings if ranking["split_seed"] == seed]
+        write_report(folder / place, mine, study=study)
         written.append(("Rankings in full" if seed == splits[0] else f"Rankings, split {seed}", f"{place}/index.html"))
     kept = {address for _, address in written}
     for page in [folder / "rankings" / "index.html", *(folder / "rankings").glob("split-*/index.html")]:

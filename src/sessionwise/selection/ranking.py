@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sessionwise.analysis import statistics
+from sessionwise.analysis.pictures import keep_picture
 from sessionwise.analysis.summary import SCHEMA, check_ranking
 from sessionwise.analysis.tables import ranking_csv
 from sessionwise.data.leakage import neighbours
@@ -169,6 +170,8 @@ def rank_many(
         added = cost([spec for spec in plan.specs if spec.key in missing], store)
         seconds = time.monotonic() - started
         save_ranking(ranking, Path(to), {"seconds": seconds, "added": added, "collected_by": environment()})
+    for plan, ranking in zip(plans, rankings, strict=True):
+        save_picture(plan, ranking, sessions, Path(to))
     return rankings
 
 
@@ -279,6 +282,13 @@ def save_ranking(ranking: Ranking, study: Path, timing: Mapping[str, Any]) -> Pa
     write_bytes(folder / "ranking.csv", ranking_csv(dict(ranking.document)).encode())
     write_json(folder / "timing.json", timing)
     return folder
+
+
+def save_picture(plan: Plan, ranking: Ranking, sessions: SessionStore, study: Path) -> Path:
+    """Keep the picture of the held-out recording beside its ranking, for the report; no number depends on it."""
+    data = _load(sessions, plan, plan.heldout)
+    folder = ranking_folder(study, ranking.document)
+    return keep_picture(folder, sessions.session(plan.heldout), data.split, data.trainval_hash)
 
 
 def open_ranking(path: str | Path) -> Ranking:

@@ -70,7 +70,7 @@ def run_demo(
     }
     comparison = compare_sets(sessions, heldout, sets, settings, SEEDS, folder, on=on, progress=progress)
     write_json(folder / "comparison.json", comparison)
-    report = write_report(folder / "report", [dict(ranking.document)], comparison)
+    report = write_report(folder / "report", [dict(ranking.document)], comparison, study=folder)
     return Demo(ranking, comparison, report)
 
 

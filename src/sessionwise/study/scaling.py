@@ -46,6 +46,7 @@ from sessionwise.selection.ranking import (
     cost,
     make_plan,
     ranking_folder,
+    save_picture,
     save_ranking,
     study_problems,
 )
@@ -158,6 +159,7 @@ def run_study(
     for asked, ranking in rankings.items():
         added = cost([spec for spec in plans[asked].specs if spec.key in missing], runs)
         save_ranking(ranking, folder, {"added": added, "collected_by": environment()})
+        save_picture(plans[asked], ranking, study.sessions, folder)
     orders = {asked: ranking.order for asked, ranking in rankings.items()}
     second = _ready(study, orders)
     missing |= {spec.key for spec in pending(second, runs, retry_failed)}
