@@ -131,7 +131,7 @@ def test_a_whole_file_through_the_process(tmp_path: Path) -> None:
         "1 of 4 units have no region (a column of units)",
         "good units: 2 of 4, whose quality is good",
         "no events, as these times lie elsewhere than their trials: reaction_time",
-        "aligned to stimOn_times; this file has start_time, stop_time, stimOn_times (--align)",
+        "events to --align to: start_time, stop_time, stimOn_times; aligned to stimOn_times by default",
     )
 
 
@@ -149,6 +149,7 @@ def test_what_was_asked(tmp_path: Path, here: None) -> None:
         (("go_cue", "response_time"), "go_cue"),
         (("stimulus_time", "stim_on_time"), "stim_on_time"),
         (("feedback_time", "stimOn_times"), "stimOn_times"),
+        (("auditory_cue_time", "gabor_stimulus_onset_time"), "gabor_stimulus_onset_time"),
     ],
 )
 def test_which_event_is_the_default(tmp_path: Path, here: None, columns: tuple[str, ...], default: str) -> None:

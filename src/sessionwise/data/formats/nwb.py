@@ -73,7 +73,7 @@ def _read(path: Path, asked: Asked) -> Recording:
     events, columns, notes = _events(found["trials"], list(found["notes"]))
     default = _default_align(events)
     if default and asked.align is None:
-        notes.append(f"aligned to {default}; this file has {', '.join(events)} (--align)")
+        notes.append(f"events to --align to: {', '.join(events)}; aligned to {default} by default")
     about = found["about"]
     return Recording(
         id=asked.session_id or about["session_id"] or about["identifier"] or path.stem,
@@ -157,8 +157,11 @@ def _lies_near(values: np.ndarray, trials: Mapping[str, np.ndarray]) -> bool:
 
 
 def _default_align(events: Mapping[str, np.ndarray]) -> str | None:
+    """Stimulus onset by its usual names, alone or with more words in front (``gabor_stimulus_onset_time``)."""
     plain = {_plain(name): name for name in reversed(list(events))}
-    return next((plain[onset] for onset in _ONSETS if onset in plain), "start_time" if events else None)
+    exact = (plain[onset] for onset in _ONSETS if onset in plain)
+    longer = (name for onset in _ONSETS for own, name in plain.items() if own.endswith(onset))
+    return next(exact, None) or next(longer, "start_time" if events else None)
 
 
 def _plain(name: str) -> str:
@@ -270,7 +273,7 @@ def _tables(path: str, nwb: Any) -> dict[str, Any]:
     trials = {} if nwb.trials is None else _scalars(nwb.trials, notes)
     return {
         "spike_s": np.asarray(nwb.units["spike_times"].target.data[()], np.float64),
-        "spike_unit": np.repeat(np.arange(len(index)), np.diff(index, prepend=0)),
+        "spike_unit": np.repeat(np.arange(len(index), dtype=np.int32), np.diff(index, prepend=0)),
         "unit_ids": _unit_ids(path, nwb.units, units, electrodes),
         "areas": _areas(path, nwb.units, units, electrodes, notes),
         "good": _good(units, notes),
