@@ -16,8 +16,10 @@ from sessionwise.cli import main
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     import warnings
+
+    monkeypatch.chdir(tmp_path)  # pictures go into the current folder
 
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it
 
@@ -58,6 +60,29 @@ def test_import_list_show_check(tmp_path: Path, run: Any) -> None:
         assert text in out
     code, out, err = run("data", "check", tmp_path / "new" / "store")
     assert (code, out) == (0, "3 sessions checked: all files are as recorded\n") and err.count("ok ") == 3
+
+
+def test_show_draws_into_the_current_folder(store: Path, tmp_path: Path, run: Any) -> None:
+    code, out, _ = run("data", "show", store, "s1", "--split", "blocked")
+    [picture] = tmp_path.glob("*.png")
+    assert code == 0 and f"picture: {picture.name}" in out and "blocked: 16 train" in out
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 20_000
+    picture.unlink()
+    assert run("data", "show", store, "s1", "--no-picture")[0] == 0 and not list(tmp_path.glob("*.png"))
+    code, _, err = run("data", "show", store, "s1", "--split", "blokced")
+    assert code == 2 and "--split: 'blokced'; need random | blocked | recorded" in err
+
+
+@pytest.mark.parametrize("format", ["npz", "hdf5"])
+def test_what_is_exported_is_imported_again_as_the_same(store: Path, tmp_path: Path, run: Any, format: str) -> None:
+    code, out, _ = run("data", "export", store, "--format", format, "--to", tmp_path / "out", "--only", "s0,s2")
+    assert code == 0 and out == f"2 files in {tmp_path}/out\n"
+    code, _, err = run("data", "import", tmp_path / "out", "--to", tmp_path / "again")
+    assert code == 0 and f"format {format}, by content: 2 recordings" in err
+    ours, theirs = sessionwise.open_store(store), sessionwise.open_store(tmp_path / "again")
+    assert theirs.ids == ("s0", "s2") and all(ours.info(i).content == theirs.info(i).content for i in theirs)
+    code, _, err = run("data", "export", store, "--format", "hdf6", "--to", tmp_path / "out")
+    assert code == 2 and "hdf6" in err
 
 
 def test_import_crops_and_rebins(tmp_path: Path, run: Any) -> None:
@@ -143,13 +168,14 @@ def test_a_changed_file_is_exit_5(store: Path, run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["data"], ["data", "import"], ["data", "list"], ["data", "show"], ["data", "check"]]
+    "command",
+    [[], ["data"], *(["data", name] for name in ("import", "fetch", "list", "show", "check", "export", "formats"))],
 )
 def test_help_has_an_example_for_each_command(run: Any, command: list[str]) -> None:
     code, out, _ = run(*command, "--help")
     assert code == 0 and "Usage: sessionwise" in out
     if len(command) == 2:
-        assert f"Example: sessionwise {' '.join(command)} " in out
+        assert f"Example: sessionwise {' '.join(command)}" in out
 
 
 def test_an_interrupt_is_exit_75(store: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +205,11 @@ assert not heavy, heavy
 
 def test_data_commands_never_import_torch(tmp_path: Path) -> None:
     store, file = str(tmp_path / "st"), str(saved(tmp_path, "s"))
-    commands = [["data", "import", file, "--to", store], ["data", "list", store], ["data", "show", store, "s"]]
+    commands = [
+        ["data", "import", file, "--to", store],
+        ["data", "list", store],
+        ["data", "show", store, "s", "--no-picture"],
+    ]
     commands += [["data", "check", store], ["--help"], ["--version"]]
     script = DATA_COMMANDS.format(commands=commands, store=store)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
