@@ -131,7 +131,7 @@ def test_a_whole_file_through_the_process(tmp_path: Path) -> None:
         "1 of 4 units have no region (a column of units)",
         "good units: 2 of 4, whose quality is good",
         "no events, as these times lie elsewhere than their trials: reaction_time",
-        "events to --align to: start_time, stop_time, stimOn_times; aligned to stimOn_times by default",
+        "events to --align to: start_time, stop_time, stimOn_times",
     )
 
 

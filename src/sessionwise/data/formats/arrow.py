@@ -358,10 +358,19 @@ def _counts(path: str, table: Any, notes: list[str]) -> np.ndarray:
     pointers = indptr.reshape(trials, bins + 1)
     wrong = (pointers[:, 0] != 0) | (pointers[:, -1] != n_values) | (pointers[:, 1:] < pointers[:, :-1]).any(axis=1)
     _refuse(path, wrong, "has row pointers that fall, or do not run from 0 to its number of values", "a CSR matrix")
-    _refuse_values(path, ~((indices >= 0) & (indices < units)), n_values, indices, f"unit index {{}} of {units} units")
+    _refuse_values(
+        path,
+        ~((indices >= 0) & (indices < units)),
+        n_values,
+        indices,
+        f"unit index {{}} of {units} units",
+        f"0..{units - 1}",
+    )
     with np.errstate(invalid="ignore"):
         is_count = (values >= 0) & (values <= _HIGHEST) & (values == np.floor(values))
-    _refuse_values(path, ~is_count, n_values, values, "value {}, which is no spike count")
+    _refuse_values(
+        path, ~is_count, n_values, values, "value {}, which is no spike count", f"whole numbers up to {_HIGHEST}"
+    )
     _refuse_size(path, (trials, bins, units), len(values))
     if values.dtype.kind == "f":
         notes.append(f"counts were {values.dtype.name} with whole values, converted to integers")
@@ -395,7 +404,7 @@ def _ragged(path: str, table: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
     values = pc.list_flatten(column)
     if values.null_count:
-        _refuse_values(path, values.is_null().to_numpy(), lengths, None, f"an empty entry in {name}")
+        _refuse_values(path, values.is_null().to_numpy(), lengths, None, f"an empty entry in {name}", "numbers")
     return values.to_numpy(), lengths
 
 
@@ -404,7 +413,9 @@ def _refuse(path: str, bad: np.ndarray, found: str, needed: str) -> None:
         raise DataError(f"{path}, trial {int(bad.argmax())}", found, needed, "Check how the data set was made")
 
 
-def _refuse_values(path: str, bad: np.ndarray, lengths: np.ndarray, values: np.ndarray | None, found: str) -> None:
+def _refuse_values(
+    path: str, bad: np.ndarray, lengths: np.ndarray, values: np.ndarray | None, found: str, needed: str
+) -> None:
     if bad.any():
         first = int(bad.argmax())
         trial = int(np.searchsorted(np.cumsum(lengths), first, side="right"))

@@ -73,7 +73,7 @@ def _read(path: Path, asked: Asked) -> Recording:
     events, columns, notes = _events(found["trials"], list(found["notes"]))
     default = _default_align(events)
     if default and asked.align is None:
-        notes.append(f"events to --align to: {', '.join(events)}; aligned to {default} by default")
+        notes.append(f"events to --align to: {', '.join(events)}")
     about = found["about"]
     return Recording(
         id=asked.session_id or about["session_id"] or about["identifier"] or path.stem,
@@ -185,7 +185,7 @@ def _import_pynwb(path: str) -> None:
         raise EnvironmentProblem(path, "reading NWB files needs pynwb", "pynwb", remedy) from error
 
 
-def _names_to_read(path: str, file: h5py.File) -> list[str]:
+def _names_to_read(path: str, file: h5py.Group) -> list[str]:
     """Data sets that will be read: of the tables those of one number or text a row, never waveforms."""
     import h5py
 
@@ -203,7 +203,7 @@ def _names_to_read(path: str, file: h5py.File) -> list[str]:
     return names
 
 
-def _check_spikes(path: str, file: h5py.File) -> None:
+def _check_spikes(path: str, file: h5py.Group) -> None:
     """The raw ragged spike times: an index that falls or points outside would give spikes to other units."""
     for name in (_SPIKES, _INDEX):
         if name not in file or file[name].ndim != 1:
@@ -225,7 +225,7 @@ def _check_spikes(path: str, file: h5py.File) -> None:
         raise DataError(path, f"{_SPIKES!r} has type {file[_SPIKES].dtype}", "times in seconds", _CHECK)
 
 
-def _check_rows(path: str, file: h5py.File, table: str) -> None:
+def _check_rows(path: str, file: h5py.Group, table: str) -> None:
     """Columns without an index of their own have one entry a row."""
     import h5py
 
@@ -242,7 +242,7 @@ def _check_rows(path: str, file: h5py.File, table: str) -> None:
 
 
 @contextmanager
-def _opened(path: str, file: h5py.File) -> Iterator[Any]:
+def _opened(path: str, file: h5py.Group) -> Iterator[Any]:
     """The file as pynwb understands it; whatever pynwb raises means that it does not."""
     import warnings
 
