@@ -46,7 +46,7 @@ _MOST_CONDITIONS, _MOST_AREAS, _MOST_AREA_LINES = 6, 12, 4
 _MOST_VALUES, _FEWEST_TRIALS = 12, 3  # of a condition, and of each of its values that is drawn
 _BEHIND: dict[str, Any] = {"frameon": True, "framealpha": 0.85, "edgecolor": "none", "borderpad": 0.2}
 _COUNTS = LinearSegmentedColormap.from_list("counts", ["#ffffff", "#9ecae8", BLUE, "#0b2545"])
-_UNORDERED = (BLUE, ORANGE, GREEN, RED, SKY, INK)
+_UNORDERED = (BLUE, ORANGE, GREEN, "#CC79A7", SKY, INK)  # red is the line at time 0
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 # What was shown comes first; then what the animal did, then what came of it.
 _CONDITIONS = (
