@@ -13,6 +13,7 @@ from sessionwise.data.formats.registry import find_recordings, read_recording
 from sessionwise.data.recording import Asked
 from sessionwise.data.session import Session
 from sessionwise.errors import DataError, UsageError
+from sessionwise.io.hdf5 import load_here
 
 h5py = pytest.importorskip("h5py")
 
@@ -91,7 +92,12 @@ def test_without_any_bin_size_the_option_is_named(tmp_path: Path) -> None:
         ({"attrs": {"bin_ms": np.array([1, 2])}}, r"'bin_ms' is \[1 2\]"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+def test_what_does_not_fit_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(
+        "sessionwise.data.formats.lfads.load", lambda path, *more: load_here(str(path), *more)
+    )  # quicker
     path = write(tmp_path / "bad.h5", **changed)
     with pytest.raises(DataError, match=message):
         FORMAT.read(path, Asked(bin_ms=5))

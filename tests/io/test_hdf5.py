@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sessionwise.errors import DataError, EnvironmentProblem
-from sessionwise.io.hdf5 import Tree, guarded, hdf5_bytes, is_hdf5, load, outline
+from sessionwise.io.hdf5 import Tree, guarded, hdf5_bytes, is_hdf5, load, load_here, outline
 
 h5py = pytest.importorskip("h5py")
 
@@ -210,10 +210,10 @@ def test_filters_and_sizes_are_checked_of_what_is_read(
 
     path = make(tmp_path / "bad.h5", more)
     assert "x" in outline(path).names  # telling what is there reads nothing
-    assert load(path, ["good"])[0]["good"].tolist() == [0, 1, 2]
+    assert load_here(str(path), ["good"], [])[0]["good"].tolist() == [0, 1, 2]
     for name in ("x", "other", "again", "x/*"):
         with pytest.raises(DataError, match=message):
-            load(path, [name])
+            load_here(str(path), [name], [])
 
 
 def test_only_numbers_and_texts_are_read(tmp_path: Path) -> None:
@@ -229,11 +229,11 @@ def test_only_numbers_and_texts_are_read(tmp_path: Path) -> None:
     path = make(tmp_path / "a.h5", fill)
     for name in ("refs", "lists", "pairs"):
         with pytest.raises(DataError, match=f"'{name}': has items of type"):
-            load(path, [name])
+            load_here(str(path), [name], [])
     for name, message in (("nothing", "is empty"), ("long", "a text of 20000 characters"), ("spikes", "is a group")):
         with pytest.raises(DataError, match=message):
-            load(path, [name])
-    assert load(path, ["big_endian"])[0]["big_endian"].dtype == np.dtype("i4")
+            load_here(str(path), [name], [])
+    assert load_here(str(path), ["big_endian"], [])[0]["big_endian"].dtype == np.dtype("i4")
 
 
 def test_without_h5py_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,6 +261,25 @@ def test_a_tree_is_written_as_it_is_and_as_the_same_bytes(tmp_path: Path) -> Non
         assert file["y"][()].tolist() == [True, False]
 
 
+@pytest.mark.parametrize("flip", ["type", "heap"])
+def test_one_flipped_bit_that_crashes_or_hangs_libhdf5(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flip: str
+) -> None:
+    monkeypatch.setattr("sessionwise.io.hdf5._OUTLINE_S", 2.0)
+    data = hdf5_bytes(Tree({"object": "Data"}, {"g": Tree({"s": "text"}, {"w": np.array([0.0, 1.0])})}))
+    if flip == "type":  # of a text of any length: SIGSEGV in HDF5 2.0
+        at = data.index(b"\x19\x01\x01\x00\x10") + 1
+        broken = data[:at] + b"\x09" + data[at + 1 :]
+    else:  # the size of the heap of texts: an endless loop in HDF5 2.0
+        at = data.index(b"GCOL") + 8
+        broken = data[:at] + bytes([data[at] ^ 0x80]) + data[at + 1 :]
+    path = tmp_path / "flipped.h5"
+    path.write_bytes(broken)
+    for ask in (lambda: outline(path), lambda: load(path, ["g/w"], ["g"])):
+        with pytest.raises(DataError, match=r"crashes its reader|keeps its reader busy|is damaged"):
+            ask()
+
+
 FUZZ = """
 import os, signal, sys
 from pathlib import Path
@@ -282,7 +301,7 @@ for number in range(times):
     path.write_bytes(bytes(data))
     pid = os.fork()
     if not pid:
-        signal.alarm(20)
+        signal.alarm(5)
         os.close(2)
         try:
             format.FORMAT.read(path, Asked())
@@ -300,7 +319,7 @@ print("\\n".join(f"{end} {len(paths)} {paths[0]}" for end, paths in ends.items()
 """
 
 
-def test_flipped_bytes_give_a_recording_or_a_data_error(tmp_path: Path) -> None:
+def test_flipped_bytes_give_a_recording_or_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fill(file: Any) -> None:
         small(file)
         file["domain/start"], file["domain/end"] = np.array([0.0]), np.array([10.0])
@@ -318,8 +337,8 @@ def test_flipped_bytes_give_a_recording_or_a_data_error(tmp_path: Path) -> None:
     ends = {int(line.split()[0]): line for line in done.stdout.splitlines()}
     assert done.returncode == 0 and sum(int(line.split()[1]) for line in ends.values()) == 300, done.stderr
     assert 2 not in ends, (tmp_path / "flipped" / "error").read_text()
-    assert -14 not in ends, f"hangs: {ends[-14]}"
     assert {0, 1} <= set(ends)
-    for end in set(ends) - {0, 1}:  # libhdf5 crashed: the one who asked is told so
-        with pytest.raises(DataError, match="crashes its reader"):
+    monkeypatch.setattr("sessionwise.io.hdf5._OUTLINE_S", 5.0)
+    for end in set(ends) - {0, 1}:  # libhdf5 crashed or hung: the one who asked is told so
+        with pytest.raises(DataError, match=r"crashes its reader|keeps its reader busy"):
             load(ends[end].split(maxsplit=2)[2], ["spikes/timestamps", "spikes/unit_index", "units/*", "trials/*"])
