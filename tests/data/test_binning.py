@@ -65,6 +65,7 @@ written_s = st.one_of(
     st.integers(-3000, 3000).map(lambda n: n / 1000),
     st.integers(-90_000, 90_000_000).map(lambda n: n / 30_000),
     st.integers(0, 4_000_000).map(lambda n: n / 1000),
+    st.integers(0, 4 * 10**12).map(lambda n: n / 10**9),
     st.floats(-10, 4000, allow_nan=False, allow_subnormal=False).filter(lambda s: s == 0 or abs(s) > 1e-9),
 )
 
@@ -101,11 +102,16 @@ def test_counts_are_those_of_the_slow_twin(case: Any, cells: int) -> None:
     assert counts.tolist() == slow_counts(spikes, n_units, starts, bin_s, n_bins)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.integers(-10_000, 5_000_000), st.sampled_from([1, 5, 10, 20, 25, 100]), st.integers(1, 200))
-def test_a_spike_written_at_a_decimal_edge_is_in_the_bin_that_begins_there(start_ms: int, bin_ms: int, t: int) -> None:
-    spike_s = float(Decimal(start_ms + t * bin_ms) / 1000)
-    counts = bin_spikes([spike_s], [0], 1, [float(Decimal(start_ms) / 1000)], bin_ms / 1000, t + 1)
+@settings(max_examples=300, deadline=None)
+@given(st.integers(-(10**10), 5 * 10**12), st.sampled_from([1, 5, 10, 20, 25, 100]), st.integers(1, 200))
+@pytest.mark.parametrize("unit", [10**9, 10**3])
+def test_a_spike_written_at_a_decimal_edge_is_in_the_bin_that_begins_there(
+    unit: int, start_ns: int, bin_ms: int, t: int
+) -> None:
+    """Times written to a nanosecond, and to a millisecond."""
+    start = Decimal(start_ns // (10**9 // unit)) / unit
+    spike_s = float(start + Decimal(t * bin_ms) / 1000)
+    counts = bin_spikes([spike_s], [0], 1, [float(start)], bin_ms / 1000, t + 1)
     assert counts.sum() == counts[0, t, 0] == 1
 
 
@@ -377,6 +383,16 @@ def test_the_mask_is_off_unless_asked_for() -> None:
         session_from(recording(), replace(APART, trial_mask=True))
 
 
+def test_a_trial_dropped_for_several_reasons_is_counted_once() -> None:
+    """Trial 0 is outside and masked, 1 has no event and is masked, 2 is masked, 19 is outside, 18 has no event."""
+    onset = np.where(np.isin(np.arange(K), [1, 18]), np.nan, ONSET)
+    rec = recording(events={"stimOn_times": onset}, trial_mask=np.arange(K) > 2, span_s=np.array([[5.0, 95.0]]))
+    session = session_from(rec, replace(APART, trial_mask=True))
+    assert session.source["trials"] == {"in_file": K, "no_event": 2, "masked": 2, "outside": 1, "kept": 15}
+    assert session.trial_ids.tolist() == list(range(3, 18))
+    assert [note.rpartition(": ")[2] for note in session.notes if "dropped" in note] == ["1, 18", "0, 2", "19"]
+
+
 def test_windows_beyond_the_recorded_span_are_dropped() -> None:
     # trial 19 is at 94.25 s and ends at 96.75 s; trial 0 starts at 3.5 s
     session = session_from(recording(span_s=np.array([[3.6, 96.7]])), APART)
@@ -392,6 +408,8 @@ def test_gaps_between_recorded_intervals_count_and_touching_ones_do_not() -> Non
     session = session_from(recording(span_s=spans), APART)
     reach = [i for i in range(K) if ONSET[i] + 2.5 > 40 and ONSET[i] - 0.5 < 50]
     assert session.trial_ids.tolist() == [i for i in range(K) if i not in reach] and reach
+    nested = replace(recording(), span_s=np.array([[0.0, 40.0], [5.0, 10.0], [50.0, 100.0]]))
+    assert session_from(nested, APART).trial_ids.tolist() == session.trial_ids.tolist()
     assert "in 2 intervals" in noted(session, "reach beyond")
 
 
@@ -495,6 +513,7 @@ def test_without_a_span_windows_go_from_the_first_spike_to_the_last() -> None:
     session = session_from(rec, Asked(align="none", window_s=(0, 3)))
     begins = session.trial_columns["align_time_s"]
     assert rec.spike_s[0] - 0.001 < begins[0] <= rec.spike_s[0]
+    assert begins[0] == round(begins[0], 3)  # a decimal, so that windows at a stride tile
     assert begins[-1] + 3 <= rec.spike_s[-1] < begins[-1] + 6
     good = session_from(rec, Asked(align="none", window_s=(0, 3), units="good"))
     assert (
@@ -652,6 +671,17 @@ def test_spikes_unit_by_unit_are_nothing_odd_unless_a_unit_is_unsorted() -> None
     times = by_unit.spike_s.copy()
     times[[100, 101]] = times[[101, 100]]
     assert any("sorted" in note for note in session_from(replace(by_unit, spike_s=times), APART).notes)
+
+
+def test_units_in_turns_with_one_out_of_order_are_noted() -> None:
+    """Times fall only where the unit changes, but unit 0 has 5 s before 3 s."""
+    rec = recording()
+    order = np.concatenate([np.flatnonzero(rec.spike_unit == u) for u in range(N)])
+    late = rec.spike_s[order] >= 50
+    of_0 = rec.spike_unit[order] == 0
+    order = np.concatenate([order[of_0 & late], order[~of_0], order[of_0 & ~late]])
+    session = session_from(replace(rec, spike_s=rec.spike_s[order], spike_unit=rec.spike_unit[order]), APART)
+    assert "the spikes were sorted" in noted(session, "follow a later one")
 
 
 def test_negative_times_are_times() -> None:
