@@ -7,6 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
+from sessionwise.analysis.pictures import find_picture
+from sessionwise.analysis.recording_figures import picture
 from sessionwise.data.session import make_session
 from sessionwise.data.splits import make_split
 from sessionwise.data.store import create_store, open_store
@@ -82,6 +84,12 @@ def test_document_states_cost_seeds_controls_truth_and_provenance(ranked):
     assert document["noise"]["seed_correlation"] is not None
     assert len(document["curves"]) == 20 and len(document["horizon"]["best"]) == 10
     assert open_ranking(ranking_folder(study, document)).document == json.loads(json.dumps(document))
+
+
+def test_the_report_finds_a_picture_of_the_held_out_recording(ranked):
+    sessions, study, found = ranked
+    known = find_picture(study, found.document)
+    assert known["content"] == picture(sessions.session(HELDOUT), sessions.load(HELDOUT, 0).split)
 
 
 def test_the_same_command_again_computes_nothing_and_gives_the_same_bytes(ranked, toy_settings, monkeypatch):
