@@ -24,6 +24,7 @@ DEFAULT_WINDOW_S = (-0.5, 2.5)
 ALIGN_TIME = "align_time_s"
 MAX_SPAN_S = 7 * 86400.0  # no recording is longer; an hour is 41 days in milliseconds and 3.4 years in samples
 MAX_CELLS = 2**33  # counts of 8 GiB: more is a slip in the stride or the bin size
+MAX_WINDOWS = 1_000_000  # at a stride: more is a slip, too
 _CELLS = 2**18  # counts made at once: 2 MiB of int64 stay in a core's cache
 _TOUCHING_S = 1e-6  # intervals and windows that lie closer touch each other
 _LONG_GAP = 20  # mean intervals between spikes: a gap that chance does not make
@@ -316,7 +317,8 @@ def _grid(recording: Recording, asked: Asked, notes: list[str]) -> _Grid:
         found, needed = "--align none does not say how long a window is", "a window, in seconds"
         raise UsageError(where, found, needed, "Add --window START,STOP, for example --window 0,3")
     window_s = asked.window_s or recording.default_window_s or DEFAULT_WINDOW_S
-    bin_ms = DEFAULT_BIN_MS if asked.bin_ms is None else asked.bin_ms
+    default_ms = DEFAULT_BIN_MS if recording.default_bin_ms is None else recording.default_bin_ms
+    bin_ms = default_ms if asked.bin_ms is None else asked.bin_ms
     if not 0 < bin_ms <= 1000 or not exact(bin_ms / 1000):
         raise UsageError(where, f"bins of {bin_ms:g} ms", "at least 0.001 and at most 1000 ms", "Name another --bin-ms")
     if not all(math.isfinite(edge) for edge in window_s):
@@ -398,9 +400,8 @@ def _trials(
     counted = {name: int(gone.sum()) for name, (gone, _) in dropped.items()}
     if not kept.any():
         found = "; ".join(f"{gone.sum()} {why}" for gone, why in dropped.values() if gone.any())
-        raise DataError(
-            _where(recording), f"none of {len(ids)} trials is left: {found}", "trials", "Are the clocks aligned?"
-        )
+        remedy = "Are the clocks aligned?" if counted["outside"] else "Name another event, or leave the mask out"
+        raise DataError(_where(recording), f"none of {len(ids)} trials is left: {found}", "trials", remedy)
     columns = {name: np.asarray(values)[kept] for name, values in recording.trial_columns.items()}
     chosen = {"align": align, **({"trial_mask": recording.mask_name or "yes"} if asked.trial_mask else {})}
     counted = {"in_file": len(ids), **counted, "kept": int(kept.sum())}
@@ -461,9 +462,9 @@ def _cut(recording: Recording, asked: Asked, grid: _Grid, spikes_from_to: tuple[
     where = _where(recording)
     if asked.trial_mask:
         raise UsageError(where, "a trial mask with --align none", "trials", "Leave --trial-mask out")
-    stride = grid.length if asked.stride_s is None else exact(asked.stride_s) if asked.stride_s > 0 else Fraction(0)
-    if stride <= 0:
-        raise UsageError(where, f"a stride of {asked.stride_s:g} s", "more than 0 s", "Correct --stride")
+    stride = grid.length if asked.stride_s is None else exact(asked.stride_s) if 0 < asked.stride_s < math.inf else 0
+    if not stride:
+        raise UsageError(where, f"a stride of {asked.stride_s:g} s", "at least a microsecond", "Correct --stride")
     if recording.span_s is None:  # from a whole millisecond on: the edges are plain decimals
         spans = np.array([[math.floor(spikes_from_to[0] * 1000) / 1000, spikes_from_to[1]]])
     else:
@@ -473,7 +474,9 @@ def _cut(recording: Recording, asked: Asked, grid: _Grid, spikes_from_to: tuple[
         first = _time(begin) + max(Fraction(0), -grid.start)
         room = _time(end) + exact(_TOUCHING_S) - first - grid.start - grid.length
         n_windows = 0 if room < 0 else math.floor(room / stride) + 1
-        _refuse_large(len(events) + n_windows, grid.n_bins, len(recording.unit_ids))
+        if len(events) + n_windows > MAX_WINDOWS:
+            found = f"a stride of {float(stride):g} s makes {len(events) + n_windows} windows"
+            raise UsageError(where, found, f"at most {MAX_WINDOWS}", "Use a longer --stride")
         events += [float(first + i * stride) for i in range(n_windows)]
     if not events:
         found = f"no window of {float(grid.length):g} s fits into what was recorded"
@@ -492,13 +495,17 @@ def _cut(recording: Recording, asked: Asked, grid: _Grid, spikes_from_to: tuple[
 def _spans(recording: Recording) -> np.ndarray:
     """(R, 2) intervals that were recorded, ascending, those that touch or overlap as one."""
     spans = np.asarray(recording.span_s, np.float64)
-    if spans.ndim != 2 or spans.shape[1] != 2 or not len(spans) or not (spans[:, 1] >= spans[:, 0]).all():
-        found = f"recorded intervals of shape {spans.shape}, or one that ends before it starts"
+    if spans.ndim != 2 or spans.shape[1] != 2 or not _ascend(spans):
+        found = f"recorded intervals of shape {spans.shape}, or one that is not finite or ends before it starts"
         raise DataError(_where(recording), found, "(intervals, 2): start and end in seconds", "Correct the file")
     spans = spans[np.argsort(spans[:, 0], kind="stable")]
     reach = np.maximum.accumulate(spans[:, 1])
     is_first = np.append(True, spans[1:, 0] > reach[:-1] + _TOUCHING_S)
     return np.stack([spans[is_first, 0], reach[np.append(is_first[1:], True)]], axis=1)
+
+
+def _ascend(spans: np.ndarray) -> bool:
+    return bool(len(spans) and np.isfinite(spans).all() and (spans[:, 1] >= spans[:, 0]).all())
 
 
 def _recorded(start_s: np.ndarray, grid: _Grid, spans: np.ndarray) -> np.ndarray:
