@@ -68,8 +68,8 @@ class Asked:
     bin_ms, window_s: bin size in milliseconds; window (start, stop) in seconds around the event.
     align: name of an event, or ``"none"`` for windows cut at a fixed stride; stride_s: that stride (None: no overlap).
     units: ``"all"`` or ``"good"``. trial_mask: apply the recording's own mask (None: off).
-    session_id: an id instead of the file's own. start_s: where the window of binned counts begins, for files that do not
-    say. sorter, revision: of ALF folders, where there are several.
+    session_id: an id instead of the file's own. start_s: where the window of binned counts begins, for files that do
+    not say. sorter, revision: of ALF folders, where there are several.
     """
 
     bin_ms: float | None = None

@@ -117,7 +117,10 @@ def _foreign(name: str, load: Callable[[], object]) -> Format:
         ) from error
     if not isinstance(found, Format):
         raise EnvironmentProblem(
-            f"entry point {name!r} of {GROUP}", f"is a {type(found).__name__}", "a Format", "See docs/adding-a-format.md"
+            f"entry point {name!r} of {GROUP}",
+            f"is a {type(found).__name__}",
+            "a Format",
+            "See docs/adding-a-format.md",
         )
     return found
 
