@@ -19,6 +19,13 @@ from sessionwise.errors import IntegrityError
 N_SESSIONS = 91
 TABLE = "repeated_site.csv"
 
+# The spike sorting that is asked for where nobody names another. IBL sorted the reproducible-ephys recordings, of which
+# the manifest consists, again in revision 2024-03-22, and its brain-wide map in 2024-05-06. Only some of these sessions
+# belong to the latter: asking for it would mix two sortings in one study. The manifest's numbers of units are of the
+# freeze of March 2024, too.
+REVISION = "2024-03-22"
+SORTER = "pykilosort"  # the collection that these revisions stand in, where a probe has several
+
 # The paper drops two sessions with fewer than 100 trials and names neither (protocol A1).
 DROPPED: Mapping[str, str] = MappingProxyType(
     {

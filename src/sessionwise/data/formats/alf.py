@@ -16,7 +16,7 @@ import numpy as np
 
 from sessionwise.data.formats.alf_files import SessionFolder, files_of, session_root
 from sessionwise.data.formats.alf_trials import MASK, read_trials
-from sessionwise.data.formats.alf_units import Insertion, probes_with_spikes, read_insertion, upto
+from sessionwise.data.formats.alf_units import Insertion, last_revision, probes_with_spikes, read_insertion
 from sessionwise.data.formats.registry import Format
 from sessionwise.data.recording import Asked, Recording
 from sessionwise.errors import DataError, SessionwiseError
@@ -61,7 +61,7 @@ def read_session(path: Path, asked: Asked, probes: Collection[str] | None = None
     with ExitStack() as reading:
         folder = SessionFolder(root, reading)
         insertions = _insertions(folder, asked, probes)
-        trials = read_trials(folder, upto(asked))
+        trials = read_trials(folder, last_revision(asked.revision))
     about = _about(root)
     source = {
         **{"format": "alf", "file": about["path"], "sha256": sha256_bytes(canonical_json(folder.used))},

@@ -93,6 +93,17 @@ def files_of(folder: Path) -> list[AlfFile]:
     return found
 
 
+def files_listed(paths: Iterable[str], collection: str) -> list[AlfFile]:
+    """``files_of`` a collection, from a list of paths below the session instead of a disk."""
+    found = []
+    for path in map(Path, paths):
+        revised = _REVISION.fullmatch(path.parent.name)
+        own, match = (path.parent.parent if revised else path.parent), _NAME.fullmatch(path.name)
+        if match and own.as_posix() == collection:
+            found.append(_file(path, match, revised[1] if revised else ""))
+    return sorted(found, key=lambda file: file.path)
+
+
 def folders_of(folder: Path) -> list[Path]:
     """Plain folders below a folder: no revisions, nothing hidden."""
     return [p for p in _children(folder) if p.is_dir() and not p.name.startswith((".", "#"))]
@@ -118,11 +129,11 @@ def require_text(path: str) -> None:
 
 def _here(folder: Path, revision: str) -> list[AlfFile]:
     matches = [(path, _NAME.fullmatch(path.name)) for path in _children(folder)]
-    return [
-        AlfFile(path, match["object"], match["attribute"], match["extension"], revision)
-        for path, match in matches
-        if match
-    ]
+    return [_file(path, match, revision) for path, match in matches if match]
+
+
+def _file(path: Path, match: re.Match[str], revision: str) -> AlfFile:
+    return AlfFile(path, match["object"], match["attribute"], match["extension"], revision)
 
 
 def _children(folder: Path) -> list[Path]:

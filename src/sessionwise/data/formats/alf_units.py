@@ -71,7 +71,7 @@ def read_insertion(folder: SessionFolder, probe: str, sorters: Mapping[str, list
     sorter = _chosen_sorter(folder.alf / probe, list(sorters), asked.sorter)
     files = sorters[sorter]
     times, clusters = _spike_files(folder.alf / probe / sorter, files, asked.revision)
-    if asked.revision is not None and times.revision != upto(asked):
+    if asked.revision is not None and times.revision != last_revision(asked.revision):
         folder.notes.append(f"{probe}: spikes are of revision {shown(times.revision)}, the last up to {asked.revision}")
     spike_s, cluster = _spikes(folder, times, clusters)
     ids, spike_unit = _places(clusters.path, cluster)
@@ -89,9 +89,21 @@ def read_insertion(folder: SessionFolder, probe: str, sorters: Mapping[str, list
     return Insertion(probe, sorter, times.revision, spike_s, spike_unit, ids, areas, good, left_out)
 
 
-def upto(asked: Asked) -> str | None:
+def last_revision(asked: str | None) -> str | None:
     """The last revision that may count; '' for the files outside of revisions, None for all."""
-    return "" if asked.revision == UNREVISED else asked.revision
+    return "" if asked == UNREVISED else asked
+
+
+def needed_of_clusters(file: AlfFile) -> bool:
+    """Whether a file of the sorter tells which clusters there are, how good, and where."""
+    return file.object == "clusters" and bool(_attributes([file]))
+
+
+def needed_of_sites(file: AlfFile) -> bool:
+    """Whether a file tells where channels lie in the brain."""
+    if file.object not in ("channels", "electrodeSites") or file.extension != "npy":
+        return False
+    return file.attribute == "rawInd" or _is_acronym(file.attribute) or _is_atlas_id(file.attribute)
 
 
 # Which files ----------------------------------------------------------------------------------------------------------
@@ -118,7 +130,7 @@ def _spike_files(where: Path, files: Sequence[AlfFile], revision: str | None) ->
     if revision is None and len(times) > 1:
         remedy = f"Name one: --revision {max(times)} (--revision {UNREVISED}: the files outside of revisions)"
         raise DataError(str(where), f"{len(times)} revisions of spikes.times: {names}", "one revision", remedy)
-    own = latest(times.values(), "" if revision == UNREVISED else revision)
+    own = latest(times.values(), last_revision(revision))
     if own is None:
         remedy = f"Name one of them: --revision {max(times)}"
         raise DataError(str(where), f"no spikes up to revision {revision} (there: {names})", "spikes.times", remedy)
@@ -301,7 +313,7 @@ def _areas(
     """One region a unit: acronyms before ids of the atlas; of the clusters before those of their channels."""
     for fits, is_id in ((_is_acronym, False), (_is_atlas_id, True)):
         areas = _of_clusters(listed, ids, fits) or (None if is_id else listed.of_metrics("acronym", ids))
-        areas = areas or _of_channels(folder, listed, files, ids, fits, upto(asked))
+        areas = areas or _of_channels(folder, listed, files, ids, fits, last_revision(asked.revision))
         if areas is not None:
             if is_id:
                 folder.notes.append(f"{probe}: regions are ids of the Allen atlas, not names")
