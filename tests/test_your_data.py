@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sessionwise.data.store import open_store
@@ -62,3 +63,26 @@ def test_a_store_of_six_sources_is_ranked(tmp_path: Path, toy_settings: dict[str
     assert done.returncode == 0, done.stderr
     [ranking] = (tmp_path / "study" / "rankings").glob("*/*/ranking.json")
     assert {row["session"] for row in read_json(ranking)["rows"]} == set(WRITERS) - {"nwb"}
+
+
+def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "your-data.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    WRITERS["nwb"](tmp_path, make_counts(5)).rename(tmp_path / "sub-01.nwb")
+    rng, onsets = np.random.default_rng(0), 5.0 + 3.5 * np.arange(20)
+    known = {
+        "counts": rng.poisson(0.5, (20, 150, 3)),
+        "times": np.sort(rng.uniform(0, 80, 4000)),
+        "units": rng.integers(0, 3, 4000),
+        "names": ("a", "b", "c"),
+        "onsets": onsets,
+    }
+    (tmp_path / "page.py").write_text(
+        "import numpy as np\nknown = np.load('known.npz')\nglobals().update(known)\n" + code
+    )
+    np.savez(tmp_path / "known.npz", **known)
+    done = subprocess.run([sys.executable, "page.py"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert open_store(tmp_path / "my-store").ids == ("day-1", "day-2", "recording")
+    assert len(list((tmp_path / "my-folder").glob("*.h5"))) == 3

@@ -9,7 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sessionwise.analysis.recording_figures import draw_session as draw_session
     from sessionwise.analysis.results import open_results as open_results
+    from sessionwise.data.binning import session_from as session_from
+    from sessionwise.data.exporting import export_store as export_store
+    from sessionwise.data.importing import import_files as import_files
+    from sessionwise.data.recording import Asked as Asked
+    from sessionwise.data.recording import Recording as Recording
     from sessionwise.data.session import Session as Session
     from sessionwise.data.session import make_session as make_session
     from sessionwise.data.simulate import simulate_pool as simulate_pool
@@ -32,6 +38,12 @@ __version__ = "0.1.0.dev0"
 _PUBLIC = {  # name -> module that defines it
     "Session": "sessionwise.data.session",
     "make_session": "sessionwise.data.session",
+    "Recording": "sessionwise.data.recording",
+    "Asked": "sessionwise.data.recording",
+    "session_from": "sessionwise.data.binning",
+    "import_files": "sessionwise.data.importing",
+    "export_store": "sessionwise.data.exporting",
+    "draw_session": "sessionwise.analysis.recording_figures",
     "create_store": "sessionwise.data.store",
     "open_store": "sessionwise.data.store",
     "simulate_pool": "sessionwise.data.simulate",
@@ -50,12 +62,17 @@ _PUBLIC = {  # name -> module that defines it
 }
 
 __all__ = [
+    "Asked",
     "Ranking",
+    "Recording",
     "Session",
     "__version__",
     "create_store",
+    "draw_session",
     "evaluate",
+    "export_store",
     "finetune",
+    "import_files",
     "load_recipe",
     "make_recipe",
     "make_session",
@@ -66,6 +83,7 @@ __all__ = [
     "rank",
     "rank_many",
     "run_study",
+    "session_from",
     "simulate_pool",
     "train_baseline",
 ]
