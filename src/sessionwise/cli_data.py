@@ -110,6 +110,11 @@ def data_fetch(
     bin_ms: BinMs = None,
     window: Window = None,
     units: Units = "all",
+    trial_mask: Annotated[bool, typer.Option("--trial-mask/--no-trial-mask", help="IBL's trial filter.")] = True,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Spike sorting of this date or the last before. [the manifest's]")
+    ] = None,
+    sorter: Annotated[str | None, typer.Option("--sorter", help="Spike sorter, where there are several.")] = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Download IBL's RepeatedSite sessions through ONE and add them to a store; what is there is not fetched again.
@@ -121,7 +126,14 @@ def data_fetch(
     if what != "repeated-site":
         raise UsageError("data fetch", f"{what!r} is unknown", "repeated-site")
     _check_units(units)
-    asked = {"bin_ms": bin_ms, "window_s": None if window is None else _window(window), "units": units}
+    asked = {
+        "bin_ms": bin_ms,
+        "window_s": None if window is None else _window(window),
+        "units": units,
+        "trial_mask": trial_mask,
+        "revision": revision,
+        "sorter": sorter,
+    }
     eids = None if only is None else [eid.strip() for eid in only.split(",") if eid.strip()]
     store, summary = fetch_repeated_site(
         to, only=eids, cache=cache, offline=offline, skip_bad=skip_bad, say=say, **asked
