@@ -723,3 +723,22 @@ def test_the_recording_is_not_changed() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(before, [rec.spike_s, rec.spike_unit, rec.span_s], strict=True))
     assert session.notes[0] == "odd" and rec.notes == ("odd",)
     assert "trials" not in rec.source
+
+
+def test_quality_labels_are_kept_for_the_units_that_are_taken(tmp_path: Path) -> None:
+    known = Recording(
+        "a",
+        np.repeat(np.arange(10.0) * 2 + 0.1, 3),
+        np.tile(np.arange(3), 10),
+        ("x", "y", "z"),
+        good=np.array([False, True, True]),
+        events={"go": np.arange(10.0) * 2},
+        default_align="go",
+    )
+    store = create_store(tmp_path / "store")
+    for id_, units, good in (("all", "all", [1, 2]), ("good", "good", [0, 1])):
+        store.add(session_from(known, Asked(session_id=id_, units=units, window_s=(0, 1))))
+        assert store.info(id_).source["good_units"] == good and store.info(id_).n_units_good == 2
+    assert store.filter("n_units_good >= 2").ids == ("all", "good") and not store.filter("n_units_good > 2").ids
+    store.add(session_from(replace(known, good=None), Asked(session_id="none", window_s=(0, 1))))
+    assert store.info("none").n_units_good is None and "none" not in store.filter("n_units_good >= 0")

@@ -104,6 +104,7 @@ def session_from(recording: Recording, asked: Asked) -> Session:
             "window_s": list(grid.window_s),
             "bin_s": grid.bin_s,
             "units": asked.units,
+            **_good_units(recording, units),
             "trials": trials.counted,
             "overlap": round(_overlap(trials.start_s, grid), 6),
             "spikes": {"in_file": len(spike_s), "of_units": len(own_s), "in_windows": n_inside},
@@ -357,6 +358,13 @@ def _units(recording: Recording, asked: Asked, notes: list[str]) -> np.ndarray:
         raise DataError(_where(recording), f"0 of {n_units} units are good", "at least 1", "Use --units all")
     notes.append(f"{len(units)} of {n_units} units are good by the file's own labels; the others were left out")
     return units
+
+
+def _good_units(recording: Recording, units: np.ndarray) -> dict[str, list[int]]:
+    """Which of the units that were taken pass the file's own quality metric, where it has one."""
+    if recording.good is None:
+        return {}
+    return {"good_units": np.flatnonzero(np.asarray(recording.good, bool)[units]).tolist()}
 
 
 def _of_units(

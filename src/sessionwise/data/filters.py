@@ -10,7 +10,7 @@ from typing import Any
 from sessionwise.data.info import SessionInfo
 from sessionwise.errors import UsageError
 
-NUMBERS = ("n_trials", "n_units", "n_bins", "mean_rate_hz", "spikes")
+NUMBERS = ("n_trials", "n_units", "n_units_good", "n_bins", "mean_rate_hz", "spikes")
 TEXTS = ("id", "subject", "lab", "date", "align")
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,

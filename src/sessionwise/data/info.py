@@ -57,6 +57,12 @@ class SessionInfo:
         return int(self.trial_spikes.sum())
 
     @property
+    def n_units_good(self) -> int | None:
+        """Number of units that pass the quality metric of their source; None where it has none."""
+        good = self.source.get("good_units")
+        return len(good) if isinstance(good, list) else None
+
+    @property
     def content(self) -> str:
         """One hash of the counts, the trial numbers, the window and the bin size; metadata do not matter."""
         return content_of(self)

@@ -245,7 +245,7 @@ def _document(study: Study, identity: Mapping[str, Any]) -> dict[str, Any]:
     ids = (*layout.heldout, *layout.pool)
     more = read_metadata(recipe.data.metadata, ids) if recipe.data.metadata else {}
     data = {i: study.sessions.load(i, recipe.split_seed, recipe.split) for i in ids}
-    facts = ("n_trials", "n_units", "n_bins", "subject", "lab", "date", "mean_rate_hz")
+    facts = ("n_trials", "n_units", "n_units_good", "n_bins", "subject", "lab", "date", "mean_rate_hz")
     truth = read_truth(study.sessions.path)
     return {
         "schema": SCHEMA,
