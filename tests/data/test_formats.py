@@ -108,6 +108,23 @@ def test_options_of_the_other_kind_and_wrong_formats_are_refused(
     assert not store.ids
 
 
+def test_options_are_never_ignored(files: dict[str, Path], tmp_path: Path) -> None:
+    store = create_store(tmp_path / "store")
+    for name in ("npz", "nwb", "hdf5"):
+        with pytest.raises(UsageError, match=f"--sorter with the format {name}; need alf"):
+            import_files([files[name]], store, sorter="kilosort")
+    with pytest.raises(UsageError, match="--id: one id for 2 recordings"):
+        import_files([files["npz"], files["lfads"]], store, session_id="one", bin_ms=20)
+    with pytest.raises(UsageError, match=r"--start 1, but t0_ms says -100 ms"):
+        import_files([files["npz"]], store, start_s=1.0)
+    with pytest.raises(UsageError, match="--start with spike times"):
+        import_files([files["nwb"]], store, start_s=1.0)
+    assert not store.ids
+    np.savez(tmp_path / "silent.npz", counts=make_counts(2), bin_ms=20)
+    import_files([tmp_path / "silent.npz"], store, start_s=-0.1)
+    assert store.info("silent").window_s == (-0.1, 0.3) and not store.info("silent").notes
+
+
 def test_windows_at_a_stride_for_every_format_with_spike_times(files: dict[str, Path], tmp_path: Path) -> None:
     asked: dict[str, Any] = {"align": "none", "window_s": (0, 3.0), "bin_ms": 20}
     for name in ("alf", "nwb", "hdf5"):

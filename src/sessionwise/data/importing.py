@@ -109,9 +109,11 @@ class _Import:
         found: list[tuple[Path, Format]] = []
         for path in paths:
             try:
-                found += find_recordings(path, format)
+                found += find_recordings(path, format, self.say)
             except DataError as problem:
                 self.bad.append((path, problem))
+        if len(found) > 1 and self.asked.session_id is not None:
+            raise UsageError("--id", f"one id for {len(found)} recordings", "one recording", "Import them one by one")
         if format is None:
             for name, n in Counter(kind.name for _, kind in found).items():
                 self.say(f"format {name}, by content: {n} {'recording' if n == 1 else 'recordings'}")

@@ -24,6 +24,7 @@ from sessionwise.io.files import canonical_json, sha256_bytes
 
 DEFAULT_ALIGN = "stimOn_times"
 DEFAULT_WINDOW_S = (-0.5, 2.5)
+_TAKES = ("sorter", "revision")
 _SESSION = re.compile(r"(?:(?P<lab>[^/]+)/Subjects/)?(?P<subject>[^/]+)/(?P<date>\d{4}-\d\d-\d\d)/(?P<number>\d{1,4})")
 
 
@@ -41,7 +42,7 @@ def _read(path: Path, asked: Asked) -> Recording:
     return read_session(path, asked)
 
 
-FORMAT = Format("alf", "IBL session folders: alf/_ibl_trials.*, alf/probe*/<sorter>/spikes.*", _claims, _read)
+FORMAT = Format("alf", "IBL session folders: alf/_ibl_trials.*, alf/probe*/<sorter>/spikes.*", _claims, _read, _TAKES)
 
 
 def read_session(path: Path, asked: Asked, probes: Collection[str] | None = None) -> Recording:

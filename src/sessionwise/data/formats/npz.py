@@ -17,7 +17,7 @@ import numpy as np
 from sessionwise.data.formats.registry import Format
 from sessionwise.data.recording import Asked
 from sessionwise.data.session import Session, crop, make_session, rebin_session
-from sessionwise.errors import DataError, SessionwiseError
+from sessionwise.errors import DataError, SessionwiseError, UsageError
 from sessionwise.io.arrays import npz_names, read_npz, unchanged_source
 
 _TEXTS = ("subject", "lab", "date", "align")
@@ -32,27 +32,32 @@ def read_npz_session(
     window_s: tuple[float, float] | None = None,
     bin_ms: float | None = None,
     session_id: str | None = None,
+    start_s: float | None = None,
 ) -> Session:
     """Read one session; crop it to ``window_s`` (seconds) and join its bins to ``bin_ms``, when given.
+
+    ``start_s``: where its window begins, for a file that does not say.
 
     Raises DataError (what the file or its counts are instead), IntegrityError when the file changes while being read.
     """
     path = Path(path)
     with unchanged_source(path) as sha256:
         arrays = read_npz(path)
-    session = _session(path, arrays, sha256, session_id)
+    session = _session(path, arrays, sha256, session_id, start_s)
     if window_s is not None:
         session = crop(session, *window_s)
     return session if bin_ms is None else rebin_session(session, bin_ms / 1000)
 
 
-def _session(path: Path, arrays: Mapping[str, np.ndarray], sha256: str, session_id: str | None) -> Session:
+def _session(
+    path: Path, arrays: Mapping[str, np.ndarray], sha256: str, session_id: str | None, given_s: float | None
+) -> Session:
     if "counts" not in arrays:
         found = f"has no array 'counts' (it has {', '.join(sorted(arrays)) or 'none'})"
         raise DataError(str(path), found, "'counts' of (trials, bins, units)", "Save the counts under this name")
     notes: list[str] = []
     counts, bin_s = arrays["counts"], _bin_s(path, arrays)
-    start_s = _start_s(path, arrays, notes)
+    start_s = _start_s(path, arrays, given_s, notes)
     stop_s = round(start_s + bin_s * (counts.shape[1] if counts.ndim == 3 else 0), 9)
     columns, extra = _columns(arrays, counts.shape[0] if counts.ndim == 3 else -1, notes)
     recorded = {"bin_s": bin_s, "window_s": [start_s, stop_s]}
@@ -81,11 +86,15 @@ def _bin_s(path: Path, arrays: Mapping[str, np.ndarray]) -> float:
     return sizes[0]
 
 
-def _start_s(path: Path, arrays: Mapping[str, np.ndarray], notes: list[str]) -> float:
+def _start_s(path: Path, arrays: Mapping[str, np.ndarray], given_s: float | None, notes: list[str]) -> float:
     start_ms = _number(path, arrays, "t0_ms")
-    if start_ms is None:
+    if start_ms is not None and given_s is not None:
+        raise UsageError(
+            str(path), f"--start {given_s:g}, but t0_ms says {start_ms:g} ms", "one of them", "Leave it out"
+        )
+    if start_ms is None and given_s is None:
         notes.append("no t0_ms: the window is taken to start at 0 s")
-    return 0.0 if start_ms is None else start_ms / 1000
+    return (given_s or 0.0) if start_ms is None else start_ms / 1000
 
 
 def _number(path: Path, arrays: Mapping[str, np.ndarray], name: str) -> float | None:
@@ -154,7 +163,7 @@ def _claims(path: Path) -> bool:
 
 
 def _read(path: Path, asked: Asked) -> Session:
-    return read_npz_session(path, session_id=asked.session_id)
+    return read_npz_session(path, session_id=asked.session_id, start_s=asked.start_s)
 
 
 FORMAT = Format("npz", "binned counts and what is known about them, one .npz a session", _claims, _read)

@@ -21,6 +21,7 @@ from sessionwise.io.arrays import kind_of_file
 
 GROUP = "sessionwise.formats"
 MAX_DEPTH = 6  # folders below the one that is named: lab/Subjects/subject/date/number
+_OF_ONE_FORMAT = ("sorter", "revision")
 _OWN = ("npz", "alf", "nwb", "hdf5", "arrow", "lfads")  # modules of this folder, asked in this order
 
 
@@ -30,13 +31,14 @@ class Format:
 
     name: as ``--format`` names it. summary: one line for people. claims: whether a path is one recording of this
     format, by its content, never raising. read: the recording at a path, as spike times or as binned counts; raises
-    DataError.
+    DataError. takes: fields of ``Asked`` that mean something to this format only; others refuse them.
     """
 
     name: str
     summary: str
     claims: Callable[[Path], bool]
     read: Callable[[Path, Asked], Session | Recording]
+    takes: tuple[str, ...] = ()
 
 
 @cache
@@ -72,7 +74,9 @@ def guess_format(path: Path) -> Format | None:
     return claiming[0] if claiming else None
 
 
-def find_recordings(path: Path, format: Format | None = None) -> list[tuple[Path, Format]]:
+def find_recordings(
+    path: Path, format: Format | None = None, say: Callable[[str], None] = lambda text: None
+) -> list[tuple[Path, Format]]:
     """The recordings at a path: itself, or those in the folder below it, sorted by path.
 
     Raises DataError when there is none; a file says what it is instead.
@@ -84,6 +88,7 @@ def find_recordings(path: Path, format: Format | None = None) -> list[tuple[Path
     if own is not None:
         return [(path, own)]
     if path.is_dir():
+        say(f"looking for recordings below {path}")
         found = list(_below(path, format, MAX_DEPTH))
         if found:
             return found
@@ -94,6 +99,7 @@ def find_recordings(path: Path, format: Format | None = None) -> list[tuple[Path
 
 def read_recording(path: Path, format: Format, asked: Asked) -> Session | Recording:
     """Read one path; counts that are binned already are cropped and rebinned as asked."""
+    _refuse_options_of_others(path, format, asked)
     found = format.read(Path(path), asked)
     if isinstance(found, Recording):
         return found
@@ -136,6 +142,13 @@ def _below(folder: Path, format: Format | None, depth: int) -> Iterator[tuple[Pa
             yield child, own
         elif child.is_dir() and not child.is_symlink() and depth:
             yield from _below(child, format, depth - 1)
+
+
+def _refuse_options_of_others(path: Path, format: Format, asked: Asked) -> None:
+    for name in _OF_ONE_FORMAT:
+        if getattr(asked, name) is not None and name not in format.takes:
+            known = " | ".join(other.name for other in known_formats().values() if name in other.takes)
+            raise UsageError(str(path), f"--{name} with the format {format.name}", known, "Leave it out")
 
 
 def _refuse_spike_options(path: Path, format: Format, asked: Asked) -> None:
