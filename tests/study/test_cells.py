@@ -176,3 +176,18 @@ def test_expected_steps_of_a_set_by_hand():
 def test_one_order_alone_is_a_study_too(order):
     found = cells(layout(orders=[order]), ORDERS)
     assert {c.arm for c in found} == {order, "baseline"}
+
+
+def test_ids_that_begin_with_a_question_mark_are_sessions_and_no_placeholders():
+    """Their cells are known, job by job, as those of the same study under plain names."""
+    odd = tuple(f"?{name}" for name in POOL)
+    plain = layout()
+    strange = Layout(plain.recipe, HELD, odd, plain.sizes, {**TRIALS, **{o: TRIALS[o[1:]] for o in odd}})
+    orders = {where: [f"?{name}" for name in order] for where, order in ORDERS.items()}
+    found, expected = cells(strange, orders), cells(plain, ORDERS)
+    assert len(found) == len(expected)
+    assert all(c.final is None or c.final.known for c in found)
+    named = [c for c in found if c.arm in ("ranked", "reverse_ranked")]
+    assert named and all(set(c.sessions) <= set(odd) for c in named)
+    unknown = [c for c in cells(strange, unknown_orders(strange)) if c.arm == "ranked" and c.size != len(POOL)]
+    assert unknown and not any(c.final.known for c in unknown)
