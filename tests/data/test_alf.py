@@ -311,7 +311,7 @@ def test_spikes_of_two_revisions_are_never_mixed(folder: Path) -> None:
     refused(folder, "no spikes.clusters.npy")
 
 
-def test_what_is_newer_than_the_spikes_does_not_describe_them(session: Path) -> None:
+def test_another_revision_than_the_spikes_does_not_describe_them(session: Path) -> None:
     sorter = session / "alf" / "probe00" / "pykilosort"
     write_metrics(sorter, [1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     (sorter / f"#{NEW}#").mkdir()
@@ -320,7 +320,11 @@ def test_what_is_newer_than_the_spikes_does_not_describe_them(session: Path) -> 
     assert good is not None and good.tolist() == [True] + [False] * 5
     (sorter / "clusters.metrics.csv").unlink()
     recording = read(session)
-    assert recording.good is None and any("clusters.metrics newer than the spikes" in n for n in recording.notes)
+    assert recording.good is None and any("clusters.metrics not of the spikes' revision" in n for n in recording.notes)
+    write_metrics(sorter, [1.0] * CLUSTERS)
+    write_insertion(session, "probe00", SPIKES, revision=OLD)  # an older list does not fit newer spikes either
+    recording = read(session, revision=OLD)
+    assert recording.good is None and len(recording.unit_ids) == CLUSTERS
 
 
 def test_trials_follow_the_revision_or_are_said(session: Path) -> None:

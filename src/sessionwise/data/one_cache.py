@@ -47,6 +47,12 @@ class Located:
     sorter: str | None
     listed: tuple[Listed, ...]
 
+    def require(self, names: Sequence[str]) -> None:
+        """DataError for the first of these files that is not on disk: an older revision is no substitute."""
+        for name in names:
+            if not (self.root / name).exists():
+                raise DataError(str(self.root / name), "is not in the cache", "the file", "Fetch it without --offline")
+
     def verify(self, names: Sequence[str]) -> None:
         """IntegrityError for the first of these files whose size or hash is not the listed one."""
         for file in self.listed:
@@ -75,7 +81,7 @@ class OneCache:
         DataError: a session, file or revision that is not there. IntegrityError: a file that is not the listed one.
         EnvironmentProblem: the network or the disk fails.
         """
-        with _problems(entry, self.path):
+        with _quiet(), _problems(entry, self.path):
             eid = self._known_as(entry)
             if eid is None:
                 return Located(self._in_tree(entry), sorter, ())
@@ -88,6 +94,7 @@ class OneCache:
                 self._one.load_datasets(eid, frame[frame["rel_path"].isin(wanted)], download_only=True)
                 self._one.save_cache()  # so that --offline knows sizes and hashes later
             found = Located(self.path / Path(self._one.eid2path(eid)), sorter, listed)
+        found.require([name for name in wanted if Path(name).name.startswith(("spikes.", "_ibl_trials."))])
         found.verify(wanted)
         return found
 
@@ -140,7 +147,7 @@ def _wanted(entry: Entry, paths: Sequence[str], revision: str | None, sorter: st
         raise DataError(entry.eid, f"has spikes of revision {names} only", f"one up to {revision}", "Ask for that one")
     of_spikes = [f for f in files if f.name in ("spikes.times", "spikes.clusters") and f.revision == times.revision]
     beside = files if chosen == ITSELF else files_listed(paths, probe)
-    clusters = [f for f in files if needed_of_clusters(f)]
+    clusters = [f for f in files if needed_of_clusters(f) and f.revision == times.revision]
     sites = [f for f in [*files, *beside] if needed_of_sites(f)]
     wanted = [*of_spikes, *_latest_each(clusters, times.revision), *_latest_each(sites, upto), *_trials(paths, upto)]
     return chosen, sorted({file.path.as_posix() for file in wanted})

@@ -193,15 +193,20 @@ def _places(path: Path, cluster: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Listed:
-    """The sorter's own list of clusters: arrays and tables with one row for each, no newer than the spikes."""
+    """The sorter's own list of clusters: arrays and tables with one row for each.
+
+    Only those of the spikes' own revision: another one is another sorting, whose cluster 17 is another neuron.
+    """
 
     def __init__(self, folder: SessionFolder, files: Sequence[AlfFile], revision: str) -> None:
-        self._folder, self._revision = folder, revision
+        self._folder = folder
         own = [file for file in files if file.object == "clusters"]
-        self._files = {name: latest([f for f in own if f.attribute == name], revision) for name in _attributes(own)}
-        newer = [name for name, file in self._files.items() if file is None]
-        if newer:
-            folder.notes.append(f"clusters.{', '.join(newer)} newer than the spikes ({shown(revision)}): not used")
+        same = [file for file in own if file.revision == revision]
+        self._files = {name: latest([f for f in same if f.attribute == name], None) for name in _attributes(same)}
+        others = sorted(set(_attributes(own)) - set(self._files))
+        if others:
+            found = f"clusters.{', '.join(others)} not of the spikes' revision ({shown(revision)})"
+            folder.notes.append(f"{found}: not used")
         metrics = self._files.get("metrics")
         self.metrics = {} if metrics is None else read_table(folder.use(metrics), ("cluster_id", "label", "acronym"))
         self._rows = {name: self._read(file) for name, file in self._files.items() if file and _is_row(name)}
