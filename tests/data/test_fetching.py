@@ -158,12 +158,12 @@ def test_tables_built_on_a_disk_know_other_ids(cache: Path) -> None:
 
 
 def test_another_revision_good_units_and_no_mask_can_be_asked_for(cache: Path, tmp_path: Path) -> None:
-    store, _ = fetch(tmp_path / "newer", cache, [FIRST.eid], revision=NEWER, trial_mask=False)
-    info = store.info(FIRST.eid)
-    assert (info.n_units, info.n_trials) == (3, TRIALS[FIRST.eid])
-    assert info.source["probes"][FIRST.probe]["revision"] == NEWER
-    store, _ = fetch(tmp_path / "good", cache, [FIRST.eid], units="good")
-    assert store.info(FIRST.eid).unit_ids == tuple(f"{FIRST.probe}:{c}" for c in (0, 2, 4))
+    store, _ = fetch(tmp_path / "newer", cache, [SECOND.eid], revision=NEWER, trial_mask=False)
+    info = store.info(SECOND.eid)
+    assert (info.n_units, info.n_trials) == (3, TRIALS[SECOND.eid])
+    assert info.source["probes"][SECOND.probe]["revision"] == NEWER
+    store, _ = fetch(tmp_path / "good", cache, [SECOND.eid], units="good")
+    assert store.info(SECOND.eid).unit_ids == tuple(f"{SECOND.probe}:{c}" for c in (0, 2, 4))
 
 
 def test_the_defaults_are_those_of_the_paper(cache: Path, tmp_path: Path) -> None:
@@ -249,14 +249,14 @@ def test_a_flipped_bit_is_found_and_the_others_are_added(cache: Path, tmp_path: 
 
 
 def test_a_short_file_is_found_by_its_size(cache: Path, tmp_path: Path) -> None:
-    path = spikes_file(cache, FIRST)
+    path = spikes_file(cache, SECOND)
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(IntegrityError, match=f"has {size - 8} bytes; need {size} as ONE lists"):
-        fetch(tmp_path / "store", cache, [FIRST.eid])
+        fetch(tmp_path / "store", cache, [SECOND.eid])
     path.write_bytes(b"")
     with pytest.raises(DataError, match=r"is empty \(0 bytes\): interrupted download"):
-        fetch(tmp_path / "store", cache, [FIRST.eid])
+        fetch(tmp_path / "store", cache, [SECOND.eid])
 
 
 def test_a_file_beside_the_chosen_ones_is_verified_too(cache: Path, tmp_path: Path) -> None:
@@ -281,13 +281,13 @@ def test_several_problems_are_told_at_once(cache: Path, tmp_path: Path) -> None:
 
 
 def test_a_new_store_without_a_session_does_not_stay(cache: Path, tmp_path: Path) -> None:
-    flip(spikes_file(cache, FIRST))
+    flip(spikes_file(cache, SECOND))
     with pytest.raises(IntegrityError):
-        fetch(tmp_path / "store", cache, [FIRST.eid])
+        fetch(tmp_path / "store", cache, [SECOND.eid])
     assert not (tmp_path / "store").exists()
     create_store(tmp_path / "mine")
     with pytest.raises(IntegrityError):
-        fetch(tmp_path / "mine", cache, [FIRST.eid])
+        fetch(tmp_path / "mine", cache, [SECOND.eid])
     assert (tmp_path / "mine").exists()
 
 
@@ -299,44 +299,44 @@ def test_files_that_are_listed_but_not_there(cache: Path, tmp_path: Path) -> Non
 
 def test_without_hashes_the_files_are_read_and_that_is_said(cache: Path, tmp_path: Path) -> None:
     build_tables(cache, hashes=False)
-    store, _ = fetch(tmp_path / "store", cache, [FIRST.eid])
-    assert any("no hash is recorded of 6 of 6 files" in note for note in store.info(FIRST.eid).notes)
+    store, _ = fetch(tmp_path / "store", cache, [SECOND.eid])
+    assert any("no hash is recorded of 17 of 17 files" in note for note in store.info(SECOND.eid).notes)
 
 
 def test_without_tables_the_folders_tell(cache: Path, tmp_path: Path) -> None:
     for table in cache.glob("*.pqt"):
         table.unlink()
-    store, _ = fetch(tmp_path / "store", cache, [FIRST.eid])
-    info = store.info(FIRST.eid)
-    assert info.source["probes"][FIRST.probe]["revision"] == REVISION
+    store, _ = fetch(tmp_path / "store", cache, [SECOND.eid])
+    info = store.info(SECOND.eid)
+    assert info.source["probes"][SECOND.probe]["revision"] == REVISION
     assert any("no hash is recorded" in note for note in info.notes)
-    write_session(cache, FIRST, number=2)
+    write_session(cache, SECOND, number=2)
     with pytest.raises(DataError, match="is one of 2 sessions"):
-        fetch(tmp_path / "other", cache, [FIRST.eid])
+        fetch(tmp_path / "other", cache, [SECOND.eid])
 
 
 def test_of_two_sessions_on_a_day_the_one_with_the_insertion(cache: Path, tmp_path: Path) -> None:
-    twin = session_folder(cache, FIRST.lab, FIRST.subject, FIRST.date, 2)
+    twin = session_folder(cache, SECOND.lab, SECOND.subject, SECOND.date, 2)
     write_trials(twin, make_trials(110))
     build_tables(cache)
-    store, _ = fetch(tmp_path / "store", cache, [FIRST.eid])
-    assert store.info(FIRST.eid).source["file"].endswith("/001")
-    write_insertion(twin, FIRST.probe, make_spikes(110, 3, 4, 1.0))
+    store, _ = fetch(tmp_path / "store", cache, [SECOND.eid])
+    assert store.info(SECOND.eid).source["file"].endswith("/001")
+    write_insertion(twin, SECOND.probe, make_spikes(110, 3, 4, 1.0))
     build_tables(cache)
     with pytest.raises(DataError, match="2 sessions of"):
-        fetch(tmp_path / "other", cache, [FIRST.eid])
+        fetch(tmp_path / "other", cache, [SECOND.eid])
 
 
 def test_of_two_sorters_the_one_of_the_revision(cache: Path, tmp_path: Path) -> None:
-    spikes = make_spikes(TRIALS[FIRST.eid], 7, 5, 1.0)
-    write_insertion(folder_of(cache, FIRST), FIRST.probe, spikes, sorter="iblsorter", revision=REVISION)
+    spikes = make_spikes(TRIALS[SECOND.eid], 7, 5, 1.0)
+    write_insertion(folder_of(cache, SECOND), SECOND.probe, spikes, sorter="iblsorter", revision=REVISION)
     build_tables(cache)
-    store, _ = fetch(tmp_path / "store", cache, [FIRST.eid])
-    assert store.info(FIRST.eid).source["probes"][FIRST.probe]["sorter"] == "pykilosort"
-    store, _ = fetch(tmp_path / "other", cache, [FIRST.eid], sorter="iblsorter")
-    assert store.info(FIRST.eid).n_units == 7
+    store, _ = fetch(tmp_path / "store", cache, [SECOND.eid])
+    assert store.info(SECOND.eid).source["probes"][SECOND.probe]["sorter"] == "pykilosort"
+    store, _ = fetch(tmp_path / "other", cache, [SECOND.eid], sorter="iblsorter")
+    assert store.info(SECOND.eid).n_units == 7
     with pytest.raises(DataError, match=r"by iblsorter, pykilosort; need sorter kilosort4"):
-        fetch(tmp_path / "third", cache, [FIRST.eid], sorter="kilosort4")
+        fetch(tmp_path / "third", cache, [SECOND.eid], sorter="kilosort4")
 
 
 def test_tables_that_are_broken(cache: Path, tmp_path: Path) -> None:
