@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from sessionwise.data.repeated_site import manifest
+from sessionwise.data.store import open_store
+from sessionwise.errors import Problems
 from sessionwise.study import dry_run
 from sessionwise.study.cells import ranking_jobs
 from sessionwise.study.layout import lay_out, lay_out_manifest
@@ -85,7 +88,6 @@ def test_small_takes_any_store(toy_store, monkeypatch):
 
 
 def test_a_manifest_names_the_sessions_of_a_store_too(toy_store):
-    from sessionwise.data.store import open_store
     from sessionwise.errors import Problems
 
     with pytest.raises(Problems) as refused:  # a store that holds other sessions: each of the 89 is missing
@@ -93,3 +95,15 @@ def test_a_manifest_names_the_sessions_of_a_store_too(toy_store):
     missing = [str(problem) for problem in refused.value.problems if "is not in the store" in str(problem)]
     assert len(missing) == 89 and any("5dcee0eb-b34d-4652-acc3-d10afc6eae68" in line for line in missing)
     assert not any("38d95489-2e82-412a-8c1a-c5377b5f1555" in line for line in missing)
+
+
+def test_a_plan_names_leakage_and_repeats_before_anything_else():
+    one, two, three = [entry.eid for entry in manifest() if entry.usable][:3]
+    data = {"manifest": "repeated_site", "heldout": [one, one], "pool": [one, two, three, three]}
+    asked = make_recipe({"preset": "tiny", "data": data, "study": {"sizes": [1, "all"], "top": 1, "seeds": [1, 2]}})
+    with pytest.raises(Problems) as refused:
+        lay_out_manifest(asked)
+    lines = [str(problem) for problem in refused.value.problems]
+    assert refused.value.exit_code == 6 and lines[0].startswith(f"session {one!r}: LEAK: is held out and in the pool")
+    assert any(f"data.heldout: session {one!r} is named twice" in line for line in lines)
+    assert any(f"data.pool: session {three!r} is named twice" in line for line in lines)

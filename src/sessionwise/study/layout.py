@@ -11,7 +11,7 @@ from sessionwise.data.info import SessionInfo
 from sessionwise.data.repeated_site import default_heldout, manifest
 from sessionwise.data.splits import SplitKind, split_of
 from sessionwise.data.store import SessionStore
-from sessionwise.errors import DataError, Problems, SessionwiseError, UsageError, raise_all
+from sessionwise.errors import DataError, LeakageError, Problems, SessionwiseError, UsageError, raise_all
 from sessionwise.selection.pool import choose_pool
 from sessionwise.selection.ranking import seed_problems
 from sessionwise.study.recipe import Recipe
@@ -87,7 +87,8 @@ def lay_out_manifest(recipe: Recipe) -> Layout:
     if isinstance(asked, str):
         problems.append(UsageError("data.pool", f"filter {asked!r}", "ids, with a manifest and no store"))
         asked = None
-    pool = tuple(sorted(i for i in (asked or listed) if i not in heldout))
+    problems += _named_badly(heldout, asked or ())
+    pool = tuple(sorted({i for i in (asked or listed) if i not in heldout}))
     problems += [
         UsageError("data.pool", f"session {i!r} is not in the manifest", "an eid of RepeatedSite")
         for i in pool
@@ -102,6 +103,21 @@ def lay_out_manifest(recipe: Recipe) -> Layout:
             f"Trials are split {WORDS[recipe.split]}: 8 of 10 are taken to be for training, which only they tell.",
         )
     return Layout(recipe, heldout, pool, whole_sizes(recipe, len(pool)), trials, notes)
+
+
+def _named_badly(heldout: Sequence[str], pool: Sequence[str]) -> list[SessionwiseError]:
+    """Ids of a plan that are named twice, or as held-out session and as candidate (D35, D37, D45)."""
+    problems: list[SessionwiseError] = [
+        LeakageError(
+            f"session {i!r}", "LEAK: is held out and in the pool", "one of the two", "Take it out of data.pool"
+        )
+        for i in sorted({*heldout} & {*pool})
+    ]
+    for where, ids in (("data.heldout", heldout), ("data.pool", pool)):
+        if _repeated(ids):
+            twice = next(i for n, i in enumerate(ids) if i in ids[:n])
+            problems.append(UsageError(where, f"session {twice!r} is named twice", "each session once"))
+    return problems
 
 
 def split_trials(
