@@ -450,7 +450,12 @@ def huge(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"(3,), }" + b" " * 16, b"(1125899906842624,), }" + b" "))
 
 
+def broken_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"False,", b"False("))
+
+
 HOSTILE = {
+    "header": (broken_header, ""),
     "truncated": (truncated, "truncated"),
     "pickle": (pickled, "pickle"),
     "objects": (objects, "objects"),

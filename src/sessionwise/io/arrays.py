@@ -11,6 +11,7 @@ import math
 import os
 import stat
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
@@ -30,7 +31,10 @@ MAX_ARCHIVE_BYTES = 16 * 2**30
 MAX_MEMBERS = 10_000
 _CHUNK = 16 * 2**20
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
-_BAD_HEADER = (ValueError, SyntaxError, TypeError, KeyError, IndexError, RecursionError, MemoryError, OverflowError)
+_BAD_HEADER = (
+    *(ValueError, SyntaxError, TypeError, KeyError, IndexError, RecursionError, MemoryError, OverflowError),
+    tokenize.TokenError,  # numpy's second try at a header that is no literal
+)
 _NPY, _ZIP = b"\x93NUMPY", b"PK"
 
 
