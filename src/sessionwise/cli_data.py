@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sessionwise.data.splits import SplitKind
     from sessionwise.data.store import SessionStore
 
+_LONG = ("good_units", "files")  # of a session's source: a line a unit or file
+
 data_app = typer.Typer(help="Prepared stores of recordings.", no_args_is_help=True, rich_markup_mode=None)
 
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a prepared store.")]
@@ -288,7 +290,7 @@ def _facts(info: SessionInfo, split: Any) -> list[tuple[str, object]]:
         ("good units", None if info.n_units_good is None else f"{info.n_units_good} by the source's own metric"),
         ("areas", ", ".join(f"{area} {n}" for area, n in areas) or None),
         ("trial columns", ", ".join(info.columns) or None),
-        *((f"source {key}", _plain(value)) for key, value in info.source.items() if value and key != "good_units"),
+        *((f"source {key}", _plain(value)) for key, value in info.source.items() if value and key not in _LONG),
         *(("note", note) for note in info.notes),
         ("counts SHA-256", info.counts_sha256),
         ("folder", info.folder),

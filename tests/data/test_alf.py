@@ -168,6 +168,9 @@ def test_probes_are_merged_and_their_units_kept_apart(folder: Path) -> None:
     assert recording.areas == ("CA1",) * 6 + ("",) * 4
     assert recording.good is not None and recording.good.tolist() == [True] * 6 + [False] * 4
     assert sum("probe00 only" in note for note in recording.notes) == 2
+    assert (np.diff(recording.spike_s) >= 0).all() and len(recording.spike_s) == len(SPIKES.times) + len(second.times)
+    binned = session_from(recording, Asked(window_s=(-0.1, 0.3)))
+    assert not any("sorted" in note for note in binned.notes)
     one = read_session(folder, Asked(), ["probe01"])
     assert one.unit_ids == tuple(f"probe01:{c}" for c in range(4)) and one.good is None and one.areas is None
     assert "other insertions of the session were left out: probe00" in one.notes

@@ -64,6 +64,7 @@ def read_session(path: Path, asked: Asked, probes: Collection[str] | None = None
         insertions = _insertions(folder, asked, probes)
         trials = read_trials(folder, last_revision(asked.revision))
     about = _about(root)
+    spike_s, spike_unit = _merged(insertions)
     source = {
         **{"format": "alf", "file": about["path"], "sha256": sha256_bytes(canonical_json(folder.used))},
         "files": dict(sorted(folder.used.items())),
@@ -72,8 +73,8 @@ def read_session(path: Path, asked: Asked, probes: Collection[str] | None = None
     }
     return Recording(
         id=asked.session_id or about["id"],
-        spike_s=_joined([one.spike_s for one in insertions]),
-        spike_unit=_units_joined(insertions),
+        spike_s=spike_s,
+        spike_unit=spike_unit,
         unit_ids=tuple(f"{one.probe}:{cluster}" for one in insertions for cluster in one.clusters.tolist()),
         areas=_areas(insertions, folder.notes),
         good=_good(insertions, folder.notes),
@@ -118,6 +119,15 @@ def _about(root: Path) -> dict[str, str]:
     parts = {name: value or "" for name, value in match.groupdict().items()}
     id_ = "/".join(filter(None, (parts["lab"], parts["subject"], parts["date"], parts["number"])))
     return {**parts, "id": id_, "path": match[0].strip("/")}
+
+
+def _merged(insertions: Sequence[Insertion]) -> tuple[np.ndarray, np.ndarray]:
+    """Spikes of all probes (S,), in order of time if each probe's are; else binning notes the disorder."""
+    spike_s, spike_unit = _joined([one.spike_s for one in insertions]), _units_joined(insertions)
+    if len(insertions) < 2 or any((np.diff(one.spike_s) < 0).any() for one in insertions):
+        return spike_s, spike_unit
+    order = np.argsort(spike_s, kind="stable")
+    return spike_s[order], spike_unit[order]
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
