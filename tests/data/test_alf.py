@@ -338,6 +338,7 @@ def test_trials_follow_the_revision_or_are_said(session: Path) -> None:
     assert read(session, revision=OLD).trial_columns["choice"].tolist() == first["choice"].tolist()
     for file in (session / "alf").glob("_ibl_trials.*"):
         file.unlink()
+    write_trials(session, first, table=False, revision="2026-01-01")
     recording = read(session, revision=OLD)
     assert recording.trial_columns["choice"].tolist() == later["choice"].tolist()
     assert any("revision 2025-03-03 only" in note for note in recording.notes)

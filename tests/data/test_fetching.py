@@ -432,6 +432,10 @@ def test_only_what_is_needed_is_downloaded(archive: Archive, tmp_path: Path) -> 
     wanted = {"alf/_ibl_trials.table.pqt", *(f"{place}/{name}" for name in needed)}
     here = folder_of(tmp_path / "mine", FIRST)
     assert {p.relative_to(here).as_posix() for p in here.rglob("*") if p.is_file()} == wanted
+    assert archive.sent is not None
+    archive.sent.clear()
+    fetch(tmp_path / "newer", tmp_path / "mine", [FIRST.eid], offline=False, revision=NEWER)
+    assert {name.split("/")[3] for name in archive.sent} == {f"#{NEWER}#"}  # no labels of the other sorting
     direct, _ = fetch(tmp_path / "direct", archive.root, [FIRST.eid])
     assert direct.info(FIRST.eid).counts_sha256 == store.info(FIRST.eid).counts_sha256
 

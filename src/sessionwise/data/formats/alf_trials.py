@@ -30,8 +30,8 @@ class Trials:
 def read_trials(folder: SessionFolder, upto: str | None) -> Trials:
     """The trials of a session, each attribute in its latest revision up to ``upto``.
 
-    Where all are later than that the latest counts, since a revision names the spike sorting first of all. Raises
-    DataError for attributes of different lengths.
+    Where all are later than that the first of them counts, since a revision names the spike sorting first of all.
+    Raises DataError for attributes of different lengths.
     """
     files = [file for file in files_of(folder.alf) if file.object == "trials"]
     if not files:
