@@ -446,7 +446,7 @@ def test_overlapping_windows_are_measured_and_said() -> None:
     onset[8] = onset[7] + 3.0  # 7 and 8 touch
     session = session_from(recording(events={"stimOn_times": onset}), APART)
     assert session.source["overlap"] == 0.1
-    text = "random splits share bins between training and test; consider --split blocked"
+    text = "random splits share bins between training and test; consider --set split=blocked"
     assert f"10.0 % of windows overlap another: {text}" in session.notes
     assert not any("overlap" in note for note in session_from(recording(), APART).notes)
 

@@ -13,9 +13,10 @@ from sessionwise.data.exporting import export_store
 from sessionwise.data.formats.hdf5 import FORMAT
 from sessionwise.data.importing import import_files
 from sessionwise.data.recording import Asked, Recording
-from sessionwise.data.session import Session, make_session
+from sessionwise.data.session import Session, crop, make_session, rebin_session
+from sessionwise.data.splits import overlap_of, split_of
 from sessionwise.data.store import SessionStore, create_store
-from sessionwise.errors import EnvironmentProblem, UsageError
+from sessionwise.errors import EnvironmentProblem, SessionwiseError, UsageError
 
 h5py = pytest.importorskip("h5py")
 K, T, N = 30, 25, 6
@@ -103,9 +104,55 @@ def test_windows_that_overlap_are_laid_one_after_another_and_it_is_said(tmp_path
     [path] = export_store(store, tmp_path / "out", say=lines.append)
     found = FORMAT.read(path, Asked())
     assert isinstance(found, Recording) and "one after another" in lines[0]
-    assert np.array_equal(found.trial_columns["recorded_align_time_s"], times)
+    assert np.array_equal(found.trial_columns["align_time_s"], times)
     assert (np.diff(found.events["stim_on"]) > 1).all()
-    assert any("no time of the recording" in note for note in found.notes)
+    assert any("one after another" in note for note in found.notes)
+
+
+def test_overlap_survives_an_export_and_so_does_its_remedy(tmp_path: Path) -> None:
+    """Windows that were laid apart in the file still overlap in the recording: splits in blocks have to know."""
+    times = 1.0 + 0.3 * np.arange(K)
+    for known in ({"align_time_s": times}, {}):
+        name = "known" if known else "unknown"
+        store = a_store(tmp_path / name, a_session(trial_columns=known))
+        export_store(store, tmp_path / f"{name}-out")
+        again = create_store(tmp_path / f"{name}-again")
+        import_files([tmp_path / f"{name}-out"], again)
+        info, before = again.info("one"), store.info("one")
+        assert info.content == before.content
+        assert overlap_of(info, split_of(info)) == overlap_of(before, split_of(before))
+        if known:
+            assert np.array_equal(info.columns["align_time_s"], times) and info.source["overlap"] == 1.0
+            assert any("100.0 % of windows overlap" in note for note in info.notes)
+            assert len(split_of(info, kind="blocked").purged) == len(split_of(before, kind="blocked").purged) > 0
+        else:
+            assert "align_time_s" not in info.columns and info.source["overlap"] is None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"bin_ms": 10},
+        {"bin_ms": 30},
+        {"window_s": (-0.09, 0.31)},
+        {"window_s": (-0.1, 0.5)},
+        {"window_s": (-0.2, 0.4)},
+        {"align": "none", "window_s": (0, 0.4)},
+    ],
+)
+def test_no_finer_or_other_bins_than_were_counted(tmp_path: Path, asked: dict[str, Any]) -> None:
+    export_store(a_store(tmp_path / "store", a_session()), tmp_path / "out")
+    with pytest.raises(SessionwiseError, match=r"holds counts|whole number of bins|binned already"):
+        import_files([tmp_path / "out"], create_store(tmp_path / "again"), **asked)
+
+
+def test_whole_multiples_inside_the_window_are_those_of_the_counts(tmp_path: Path) -> None:
+    session = a_session()
+    export_store(a_store(tmp_path / "store", session), tmp_path / "out")
+    again = create_store(tmp_path / "again")
+    import_files([tmp_path / "out"], again, bin_ms=40, window_s=(-0.06, 0.34))
+    expected = rebin_session(crop(session, -0.06, 0.34), 0.04)
+    assert np.array_equal(again.session("one").counts, expected.counts)
 
 
 def test_every_spike_stands_inside_its_bin(tmp_path: Path) -> None:

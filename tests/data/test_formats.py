@@ -87,6 +87,31 @@ def test_a_file_of_no_format_says_what_it_is(tmp_path: Path, content: bytes, mes
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", b"version https://git-lfs.github.com/spec/v1\n"])
+@pytest.mark.parametrize("name", ["b.h5", "b.hdf5", "b.nwb", "b.npz", "b.arrow", "b.parquet"])
+def test_a_spoiled_file_in_a_folder_is_no_other_file(
+    files: dict[str, Path], tmp_path: Path, name: str, content: bytes
+) -> None:
+    """All of a folder's recordings are imported, or none: also when one is what a failed download left."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.npz").write_bytes(files["npz"].read_bytes())
+    (tmp_path / "in" / "notes.txt").write_text("a file that nobody means")
+    lines: list[str] = []
+    import_files([tmp_path / "in"], create_store(tmp_path / "fine"), say=lines.append)
+    assert "1 other file was passed over: notes.txt" in lines
+    (tmp_path / "in" / name).write_bytes(content)
+    store = create_store(tmp_path / "store")
+    with pytest.raises(DataError, match=name):
+        import_files([tmp_path / "in"], store)
+    assert not store.ids
+
+
+def test_a_start_that_is_no_time(files: dict[str, Path], tmp_path: Path) -> None:
+    for start in (float("nan"), float("inf"), 1e300):
+        with pytest.raises(UsageError, match="--start"):
+            import_files([files["arrow"]], create_store(tmp_path / "store"), start_s=start)
+
+
 def test_a_folder_without_recordings_and_an_unknown_format(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no recording"):
         find_recordings(tmp_path)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sessionwise.data.recording import UNIT_CHOICES, WITHOUT_TRIALS, Asked, Recording
-from sessionwise.data.session import Session, exact, make_session
+from sessionwise.data.session import Session, exact, make_session, window_text
 from sessionwise.errors import DataError, UsageError
 
 DEFAULT_BIN_MS = 20.0
@@ -82,7 +82,8 @@ def session_from(recording: Recording, asked: Asked) -> Session:
     n_inside = _spikes_inside(own_s, trials, grid)
     if not n_inside:
         raise _no_spikes(recording, own_s, trials)
-    _note_windows(own_s, trials, grid, recording.span_s is None, notes)
+    overlap = _overlap(_true_starts(recording, trials, grid), grid)
+    _note_windows(own_s, trials, grid, overlap, recording.span_s is None, notes)
     counts = _counts(own_s, own_unit, len(units), trials.start_s, grid.bin, grid.n_bins)
     counts.setflags(write=False)  # so that no copy is made
     return make_session(
@@ -106,7 +107,7 @@ def session_from(recording: Recording, asked: Asked) -> Session:
             "units": asked.units,
             **_good_units(recording, units),
             "trials": trials.counted,
-            "overlap": round(_overlap(trials.start_s, grid), 6),
+            "overlap": None if overlap is None else round(overlap, 6),
             "spikes": {"in_file": len(spike_s), "of_units": len(own_s), "in_windows": n_inside},
         },
         notes=notes,
@@ -329,8 +330,27 @@ def _grid(recording: Recording, asked: Asked, notes: list[str]) -> _Grid:
     if steps < 1 or abs(steps - round(steps)) >= Fraction(1, 1000):
         found = f"a window {window_s[0]:g}..{window_s[1]:g} s in {bin_ms:g} ms bins"
         raise UsageError(where, found, "a whole number of bins", "Correct --window or --bin-ms")
+    grid = _Grid(start, bin, round(steps))
+    _refuse_finer_than_counted(recording, asked, grid)
     _note_defaults(recording, asked, window_s, bin_ms, notes)
-    return _Grid(start, bin, round(steps))
+    return grid
+
+
+def _refuse_finer_than_counted(recording: Recording, asked: Asked, grid: _Grid) -> None:
+    """Spikes that were made from counts have no times within a bin: any other grid would be invented."""
+    if recording.default_bin_ms is None or recording.default_window_s is None:
+        return
+    bin = exact(recording.default_bin_ms / 1000)
+    first, last = (exact(edge) for edge in recording.default_window_s)
+    steps = (grid.bin / bin, (grid.start - first) / bin)
+    whole = all(abs(n - round(n)) < Fraction(1, 1000) for n in steps)
+    inside = first <= grid.start and grid.start + grid.n_bins * grid.bin <= last + bin / 1000
+    if not (whole and inside and asked.align in (None, recording.default_align)):
+        own = window_text(float(bin), recording.default_window_s)
+        theirs = f"{window_text(grid.bin_s, grid.window_s)} around {asked.align or recording.default_align}"
+        needed = f"whole multiples of its bins inside its window around {recording.default_align}"
+        remedy = "Name such --bin-ms and --window, or import the recording that it came from"
+        raise DataError(_where(recording), f"holds counts ({own}), asked were {theirs}", needed, remedy)
 
 
 def _note_defaults(
@@ -413,7 +433,8 @@ def _trials(
     columns = {name: np.asarray(values)[kept] for name, values in recording.trial_columns.items()}
     chosen = {"align": align, **({"trial_mask": recording.mask_name or "yes"} if asked.trial_mask else {})}
     counted = {"in_file": len(ids), **counted, "kept": int(kept.sum())}
-    columns[ALIGN_TIME] = event_s[kept]
+    if not recording.laid_out:
+        columns[ALIGN_TIME] = event_s[kept]
     return _Trials(align, ids[kept], event_s[kept], start_s[kept], chosen, counted, columns)
 
 
@@ -546,18 +567,30 @@ def _spikes_inside(spike_s: np.ndarray, trials: _Trials, grid: _Grid) -> int:
     return int(np.maximum(0, last - np.maximum(first, counted_to)).sum())
 
 
-def _overlap(start_s: np.ndarray, grid: _Grid) -> float:
-    """Share of the windows that overlap another one; windows that only touch do not."""
-    ascending = np.sort(start_s)
+def _true_starts(recording: Recording, trials: _Trials, grid: _Grid) -> np.ndarray | None:
+    """(K,) when each window began in the recording; None where only a made-up clock is left."""
+    if not recording.laid_out:
+        return trials.start_s
+    known = trials.columns.get(ALIGN_TIME)
+    return None if known is None or known.dtype.kind not in "iuf" else known + float(grid.start)
+
+
+def _overlap(start_s: np.ndarray | None, grid: _Grid) -> float | None:
+    """Share of the windows that overlap another one; windows that only touch do not, nor those without a time."""
+    if start_s is None:
+        return None
+    ascending = np.sort(start_s[np.isfinite(start_s)])
     meets = np.diff(ascending) < float(grid.length) - grid.bin_s * 1e-6
-    return float((np.append(meets, False) | np.append(False, meets)).mean())
+    n_meeting = (np.append(meets, False) | np.append(False, meets))[: len(ascending)].sum()
+    return float(n_meeting / len(start_s))
 
 
-def _note_windows(spike_s: np.ndarray, trials: _Trials, grid: _Grid, guessing: bool, notes: list[str]) -> None:
+def _note_windows(
+    spike_s: np.ndarray, trials: _Trials, grid: _Grid, overlap: float | None, guessing: bool, notes: list[str]
+) -> None:
     """Notes of windows that overlap, and of those in which nothing was recorded, by all that the spikes tell."""
-    overlap = _overlap(trials.start_s, grid)
     if overlap:
-        shared = "random splits share bins between training and test; consider --split blocked"
+        shared = "random splits share bins between training and test; consider --set split=blocked"
         notes.append(f"{100 * overlap:.1f} % of windows overlap another: {shared}")
     order, n = np.argsort(trials.start_s, kind="stable"), len(trials.start_s)
     starts, stops, ids = trials.start_s[order], _stops_s(trials, grid)[order], trials.ids[order]

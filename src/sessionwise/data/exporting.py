@@ -165,7 +165,7 @@ def _trial_columns(session: Session, laid: bool) -> tuple[dict[str, np.ndarray],
         taken = {"", "start", "end", ALIGN_TIME, TRIAL_ID, *_METHODS, *columns}
         stored = _free_name(re.sub(r"\W", "_", name, flags=re.ASCII), taken)
         columns[stored] = values
-        names.append([stored, f"recorded_{name}" if name == _ALIGN_COLUMN else name])
+        names.append([stored, name])
     return columns, names
 
 

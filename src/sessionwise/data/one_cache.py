@@ -16,8 +16,9 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from uuid import UUID
 
+from sessionwise.data.formats.alf_clusters import needed_of_clusters, needed_of_sites
 from sessionwise.data.formats.alf_files import ITSELF, AlfFile, files_listed, latest
-from sessionwise.data.formats.alf_units import last_revision, needed_of_clusters, needed_of_sites
+from sessionwise.data.formats.alf_units import last_revision
 from sessionwise.data.repeated_site import SORTER, Entry
 from sessionwise.errors import DataError, EnvironmentProblem, IntegrityError
 from sessionwise.io.arrays import human_bytes, open_regular

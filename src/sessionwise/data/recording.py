@@ -27,7 +27,9 @@ class Recording:
     good: (N,) bool, units that pass the source's own quality metric.
     events: name -> (K,) time of that event in each trial, NaN where it did not happen. Empty without trials.
     default_align: the event that this format's users align to; default_window_s: likewise, relative to it;
-    default_bin_ms: likewise, when the file itself says in which bins it was counted before.
+    default_bin_ms: when the spikes were made from counts, their bin size: then only whole multiples of these bins in
+    the default window, around the default event, can be had. laid_out: the trials stand one after another on a made-up
+    clock; what is known of their true times stands in the column ``align_time_s``.
     trial_ids: (K,) number of each trial in the source. trial_columns: name -> (K,) conditions and other values.
     trial_mask: (K,) bool, trials that the field's usual filter keeps (IBL: protocol B13); mask_name: what it is called.
     span_s: (R, 2) intervals that were recorded, ascending; None when only the spikes tell.
@@ -44,6 +46,7 @@ class Recording:
     default_align: str | None = None
     default_window_s: tuple[float, float] | None = None
     default_bin_ms: float | None = None
+    laid_out: bool = False
     trial_ids: np.ndarray | None = None
     trial_columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     trial_mask: np.ndarray | None = None

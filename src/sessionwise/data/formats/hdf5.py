@@ -204,7 +204,8 @@ def _as_exported(file: _File, found: Recording, columns: dict[str, np.ndarray]) 
         window = tuple(float(edge) for edge in about["window_s"])
         names = {str(stored): str(name) for stored, name in json.loads(about["columns"])}
         align = ALIGN_TIME if about["align"] in ("", WITHOUT_TRIALS) else str(about["align"])
-        laid = "trials were exported one after another: their align_time_s is no time of the recording"
+        laid = bool(about["laid_one_after_another"])
+        note = "trials were exported one after another: when they were recorded is known only if align_time_s is there"
         return replace(
             found,
             events={align: columns[ALIGN_TIME]},
@@ -213,7 +214,8 @@ def _as_exported(file: _File, found: Recording, columns: dict[str, np.ndarray]) 
             default_bin_ms=float(about["bin_s"]) * 1000,
             trial_ids=columns[TRIAL_ID],
             trial_columns={name: columns[stored] for stored, name in names.items()},
-            notes=(*found.notes, *([laid] if about["laid_one_after_another"] else [])),
+            laid_out=laid,
+            notes=(*found.notes, *([note] if laid else [])),
             source={**found.source, "exported_from": json.loads(about["source"])},
         )
     except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:

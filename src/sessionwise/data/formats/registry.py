@@ -7,7 +7,7 @@ sessionwise stand in this folder; other packages add theirs by an entry point of
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -21,6 +21,8 @@ from sessionwise.io.arrays import kind_of_file
 
 GROUP = "sessionwise.formats"
 MAX_DEPTH = 6  # folders below the one that is named: lab/Subjects/subject/date/number
+_LATEST_START_S = 1e6
+_BY_SUFFIX = {".h5": "hdf5", ".hdf5": "hdf5", ".arrow": "arrow", ".parquet": "arrow"}  # who reports a spoiled file
 _OF_ONE_FORMAT = ("sorter", "revision")
 _OWN = ("npz", "alf", "nwb", "hdf5", "arrow", "lfads")  # modules of this folder, asked in this order
 
@@ -89,7 +91,10 @@ def find_recordings(
         return [(path, own)]
     if path.is_dir():
         say(f"looking for recordings below {path}")
-        found = list(_below(path, format, MAX_DEPTH))
+        others: list[Path] = []
+        found = list(_below(path, format, MAX_DEPTH, others))
+        if others and found:
+            say(f"{len(others)} other {'file was' if len(others) == 1 else 'files were'} passed over: {_first(others)}")
         if found:
             return found
         kinds = format.name if format else ", ".join(known_formats())
@@ -99,6 +104,8 @@ def find_recordings(
 
 def read_recording(path: Path, format: Format, asked: Asked) -> Session | Recording:
     """Read one path; counts that are binned already are cropped and rebinned as asked."""
+    if asked.start_s is not None and not abs(asked.start_s) < _LATEST_START_S:
+        raise UsageError("--start", f"{asked.start_s:g}", "seconds", "For example: --start -0.5")
     _refuse_options_of_others(path, format, asked)
     found = format.read(Path(path), asked)
     if isinstance(found, Recording):
@@ -131,17 +138,36 @@ def _foreign(name: str, load: Callable[[], object]) -> Format:
     return found
 
 
-def _below(folder: Path, format: Format | None, depth: int) -> Iterator[tuple[Path, Format]]:
+def _below(folder: Path, format: Format | None, depth: int, others: list[Path]) -> Iterator[tuple[Path, Format]]:
+    """Recordings below a folder; other files are collected. A spoiled one is yielded, so that reading it says so."""
     try:
         children = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     except OSError as error:
         raise DataError(str(folder), f"cannot be read ({error.strerror})", "a readable folder") from error
     for child in children:
-        own = (format if format.claims(child) else None) if format else guess_format(child)
+        own = (format if format.claims(child) else None) if format else guess_format(child) or _spoiled(child)
         if own is not None:
             yield child, own
         elif child.is_dir() and not child.is_symlink() and depth:
-            yield from _below(child, format, depth - 1)
+            yield from _below(child, format, depth - 1, others)
+        elif not child.is_dir():
+            others.append(child)
+
+
+def _spoiled(path: Path) -> Format | None:
+    """The format that a file would have by its name, if it is empty, a web page or a pointer to the file instead."""
+    name = _BY_SUFFIX.get(path.suffix.lower())
+    if name is None or path.is_dir():
+        return None
+    try:
+        kind = kind_of_file(path)
+    except DataError:  # empty, a broken link, no regular file
+        return known_formats()[name]
+    return known_formats()[name] if "HTML" in kind or "LFS" in kind else None
+
+
+def _first(paths: Sequence[Path]) -> str:
+    return ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
 
 
 def _refuse_options_of_others(path: Path, format: Format, asked: Asked) -> None:
