@@ -387,6 +387,12 @@ def test_rows_of_clusters_must_be_as_many_everywhere(session: Path) -> None:
     refused(session, "clusters.channels has 6 rows", "clusters.uuids has 5 rows")
 
 
+@pytest.mark.parametrize("shape", [(), (6, 2)])
+def test_channels_that_are_no_column_are_refused(session: Path, shape: tuple[int, ...]) -> None:
+    np.save(session / "alf" / "probe00" / "pykilosort" / "clusters.channels.npy", np.zeros(shape))
+    refused(session, f"clusters.channels.npy: has shape {shape}")
+
+
 def test_regions_by_the_channel_of_a_cluster(folder: Path) -> None:
     channels = [3, 0, 3, 1, 2, 2]
     extra = {"channels.brainLocationIds_ccf_2017": np.array([10, 20, 30, 40])}

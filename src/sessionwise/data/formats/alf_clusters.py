@@ -98,10 +98,9 @@ class Listed:
         return ids
 
     def _read(self, file: AlfFile) -> np.ndarray:
-        path = self._folder.use(file)
         if file.extension == "npy":
-            return one_column(read_npy(path))
-        columns = read_table(path)
+            return column_of(self._folder, file)
+        columns = read_table(self._folder.use(file))
         return next(iter(columns.values()), np.zeros(0))
 
     def _path(self, name: str) -> Path:
@@ -138,11 +137,21 @@ def needed_of_sites(file: AlfFile) -> bool:
     return file.attribute == "rawInd" or _is_acronym(file.attribute) or _is_atlas_id(file.attribute)
 
 
+def column_of(folder: SessionFolder, file: AlfFile) -> np.ndarray:
+    """(R,) values of an array with one value a row."""
+    values = one_column(read_npy(folder.use(file)))
+    if values.ndim != 1:
+        raise DataError(str(file.path), f"has shape {values.shape}", "one value a row", AGAIN)
+    return values
+
+
 def one_column(values: np.ndarray) -> np.ndarray:
+    """(R, 1) as (R,); others as they are."""
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
 def some(ids: np.ndarray) -> str:
+    """The first of many, for a message."""
     return ", ".join(map(str, ids[:5].tolist())) + (", ..." if len(ids) > 5 else "")
 
 
@@ -162,7 +171,7 @@ def _is_atlas_id(attribute: str) -> bool:
     return attribute.startswith(("atlas_id", "brainLocationIds"))
 
 
-# Regions ---------------------------------------------------------------------------------------------------------------
+# Regions --------------------------------------------------------------------------------------------------------------
 
 
 def _of_clusters(listed: Listed, ids: np.ndarray, fits: Callable[[str], bool]) -> list[str] | None:
@@ -188,14 +197,13 @@ def _of_channels(
         file = latest([f for f in files if f.object == kind and fits(f.attribute) and f.extension == "npy"], last)
         if file is None:
             continue
-        regions = one_column(read_npy(folder.use(file)))
+        regions = column_of(folder, file)
         if kind == "electrodeSites":
             rows = _raw_rows(folder, files, rows, last)
         if rows.min() < 0 or rows.max() >= len(regions):
-            found = (
-                f"names channel {rows.max() if rows.min() >= 0 else rows.min()}, {file.name} has {len(regions)} rows"
-            )
-            raise DataError(str(folder.alf), f"clusters.channels {found}", "channels that are there", AGAIN)
+            odd = rows.max() if rows.min() >= 0 else rows.min()
+            found = f"clusters.channels names channel {odd}, {file.name} has {len(regions)} rows"
+            raise DataError(str(folder.alf), found, "channels that are there", AGAIN)
         return _texts(regions[rows])
     return None
 
@@ -203,7 +211,7 @@ def _of_channels(
 def _raw_rows(folder: SessionFolder, files: Sequence[AlfFile], rows: np.ndarray, last: str | None) -> np.ndarray:
     """Sites of channels: the sorter may have dropped channels, ``channels.rawInd`` says which are left."""
     file = latest([f for f in files if f.name == "channels.rawInd" and f.extension == "npy"], last)
-    raw = None if file is None else one_column(read_npy(folder.use(file)))
+    raw = None if file is None else column_of(folder, file)
     if raw is None or raw.dtype.kind not in "iuf" or rows.min() < 0 or rows.max() >= len(raw):
         return rows
     return raw[rows].astype(np.int64)

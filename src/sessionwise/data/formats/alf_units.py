@@ -79,14 +79,8 @@ def read_insertion(folder: SessionFolder, probe: str, sorters: Mapping[str, list
         folder.notes.append(f"{probe}: no clusters.*: neither quality nor regions of its units are known")
     else:
         _refuse_unlisted(clusters.path, ids, known)
-    areas = areas_of(
-        folder,
-        probe,
-        listed,
-        [*files, *sorters.get(ITSELF, files_of(folder.alf / probe))],
-        ids,
-        last_revision(asked.revision),
-    )
+    beside = sorters[ITSELF] if ITSELF in sorters else files_of(folder.alf / probe)
+    areas = areas_of(folder, probe, listed, [*files, *beside], ids, last_revision(asked.revision))
     left_out = 0 if known is None else len(known) - len(ids)
     if left_out:
         folder.notes.append(f"{probe}: {left_out} of {left_out + len(ids)} clusters have no spike and were left out")
