@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,6 +73,7 @@ def data_import(
     """
     from sessionwise.data.importing import import_to
 
+    _stop_like_ctrl_c()
     _check_units(units)
     asked = {
         "bin_ms": bin_ms,
@@ -125,6 +127,7 @@ def data_fetch(
     """
     from sessionwise.data.fetching import fetch_repeated_site
 
+    _stop_like_ctrl_c()
     if what != "repeated-site":
         raise UsageError("data fetch", f"{what!r} is unknown", "repeated-site")
     _check_units(units)
@@ -226,6 +229,11 @@ def _print_summary(to: Path, store: SessionStore, summary: ImportSummary) -> Non
         f"{len(summary.added)} added, {len(summary.unchanged)} already there, {len(summary.skipped)} left out; "
         f"{shown(to)} now holds {len(store)} sessions"
     )
+
+
+def _stop_like_ctrl_c() -> None:
+    """SIGTERM undoes what is half done, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _check_units(units: str) -> None:

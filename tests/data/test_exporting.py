@@ -234,3 +234,11 @@ def test_torch_brain_reads_what_is_exported(tmp_path: Path) -> None:
                 counts = np.zeros((T, N), int)
                 np.add.at(counts, ((cut.spikes.timestamps / 0.02).astype(int), cut.spikes.unit_index), 1)
                 assert np.array_equal(counts, session.counts[trial])
+
+
+@pytest.mark.parametrize("align", [None, "none", "stimulus", "align_time"])
+def test_what_time_0_is_comes_back_and_the_session_is_the_same(tmp_path: Path, align: str | None) -> None:
+    store = a_store(tmp_path / "store", a_session(align=align))
+    export_store(store, tmp_path / "out")
+    assert import_files([tmp_path / "out"], store).unchanged == ("one",)
+    assert store.info("one").align == align

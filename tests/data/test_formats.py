@@ -87,6 +87,25 @@ def test_a_file_of_no_format_says_what_it_is(tmp_path: Path, content: bytes, mes
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_an_event_that_one_recording_lacks(files: dict[str, Path], tmp_path: Path) -> None:
+    """It is named with the file; with skip_bad the others are imported."""
+    asked = {"align": "stim_on_time", "window_s": (-0.1, 0.3)}
+    both = [files["nwb"], files["hdf5"]]
+    with pytest.raises(UsageError, match=r"recording.h5.*has no event 'stim_on_time'"):
+        import_files(both, create_store(tmp_path / "store"), **asked)
+    store = create_store(tmp_path / "some")
+    summary = import_files(both, store, skip_bad=True, **asked)
+    assert len(store.ids) == 1 and [Path(name).name for name, _ in summary.skipped] == ["recording.h5"]
+
+
+def test_the_remedy_for_spike_times_on_another_grid_is_to_leave_it_out(files: dict[str, Path], tmp_path: Path) -> None:
+    store = create_store(tmp_path / "store")
+    import_files([files["npz"]], store, session_id="first")
+    with pytest.raises(DataError, match="Leave --bin-ms and --window out"):
+        import_files([files["nwb"]], store, session_id="second", align="stim_on_time", bin_ms=10)
+    import_files([files["nwb"]], store, session_id="second", align="stim_on_time")
+
+
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", b"version https://git-lfs.github.com/spec/v1\n"])
 @pytest.mark.parametrize("name", ["b.h5", "b.hdf5", "b.nwb", "b.npz", "b.arrow", "b.parquet"])
 def test_a_spoiled_file_in_a_folder_is_no_other_file(

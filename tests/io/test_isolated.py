@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +112,53 @@ def test_whatever_the_child_does_is_one_typed_line(
 def test_a_reader_that_hangs_is_stopped(readers: str) -> None:
     with pytest.raises(DataError, match=r"^rec\.h5: keeps its reader busy for more than 1 s"):
         call_isolated(f"{readers}:hang", "rec.h5", timeout_s=1)
+
+
+def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    """Folders of processes that are gone; not those of living ones, nor what others called alike."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    names = {f"sessionwise-{gone.pid}-abc": False, f"sessionwise-{os.getpid()}-abc": True, "sessionwise-notes-1": True}
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.npy").write_bytes(b"left")
+    code = "from sessionwise.io.isolated import call_isolated as c; print(c('builtins:len', 'four'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.stdout == "4\n", done.stderr
+    assert {name: (tmp_path / name).exists() for name in names} == names
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_reader_dies_with_the_process_that_asked() -> None:
+    slow = "from sessionwise.io.isolated import call_isolated as c; c('subprocess:getoutput', 'sleep 40')"
+    asking = subprocess.Popen([sys.executable, "-c", slow])
+    deadline = time.monotonic() + 20
+    while not (children := readers_of(asking.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert children
+    asking.kill()
+    asking.wait()
+    while any(is_running(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(is_running(pid) for pid in children)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process works on: one that ended and was not waited for stays listed as a zombie."""
+    try:
+        return (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]) not in ("Z", "X")
+    except OSError:
+        return False
+
+
+def readers_of(parent: int) -> list[int]:
+    """Processes of ``isolated`` that another one started, as Linux lists them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            words = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(words[1]) == parent and b"sessionwise.io.isolated" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found

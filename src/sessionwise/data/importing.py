@@ -52,7 +52,7 @@ def import_files(
     the good ones are added and the bad ones listed. The same content again changes nothing. ``say`` gets one line a
     file, and one for each note.
     """
-    work = _Import(store, Asked(**asked), say)
+    work = _Import(store, Asked(**asked), skip_bad, say)
     files = work.find([Path(path) for path in paths], None if format is None else named_format(format))
     with ExitStack() as staged:  # leaving without an error commits every staged session; an error drops them all
         for number, (path, kind) in enumerate(files, 1):
@@ -95,6 +95,7 @@ class _Import:
 
     store: SessionStore
     asked: Asked
+    skip_bad: bool
     say: Callable[[str], None]
     added: list[SessionInfo] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
@@ -129,6 +130,12 @@ class _Import:
                 return
             staged.enter_context(staged_session(session, self.store.path / folder_name(session.id)))
         except (DataError, IntegrityError) as problem:  # a full disk, say, is no fault of the file
+            self.bad.append((path, _naming(path, problem)))
+            self.say(f"{label}: refused")
+            return
+        except UsageError as problem:  # an event that this recording lacks, say: every other one may lack it too
+            if not self.skip_bad:
+                raise _naming(path, problem) from problem
             self.bad.append((path, _naming(path, problem)))
             self.say(f"{label}: refused")
             return

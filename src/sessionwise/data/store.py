@@ -307,6 +307,8 @@ def _recorded(session: Session | SessionInfo) -> tuple[float, Sequence[float]]:
 
 def _make_equal(new: Session | SessionInfo, old: SessionInfo, path: Path, file: str) -> str:
     """The options that bring both to the coarser common bins and the shared window, as a command."""
+    if "spikes" in new.source and "recorded" not in new.source:  # spike times fit any window
+        return "Leave --bin-ms and --window out: spike times are then binned like the sessions that are there"
     ours, theirs = ([exact(v) for v in (b, *w)] for b, w in (_recorded(new), (old.bin_s, old.window_s)))
     common = Fraction(
         math.lcm(ours[0].numerator, theirs[0].numerator), math.gcd(ours[0].denominator, theirs[0].denominator)

@@ -6,6 +6,7 @@ temporary folder, arrays as ``.npy``, the rest as JSON. Typed errors come back a
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ from sessionwise.io.arrays import read_npy, write_npy
 from sessionwise.io.files import read_json, write_json
 
 _ANSWER = "answer.json"
+_PREFIX = "sessionwise-"
+_PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
 _BYTES_A_SECOND = 10e6  # far below what any disk and library reach
 _SHORTEST_S = 60.0
 _MEMORY_SHARE = 0.9
@@ -45,9 +49,10 @@ def call_isolated(function: str, path: str | Path, *more: Any, timeout_s: float 
     DataError: the reader crashed, hung or ran out of memory on this file. Typed errors of the function as themselves.
     """
     limit = timeout_s if timeout_s is not None else _time_for(Path(path))
-    folder = Path(tempfile.mkdtemp(prefix="sessionwise-"))
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     try:
-        request = {"function": function, "arguments": [str(path), *more], "folder": str(folder)}
+        request = {"function": function, "arguments": [str(path), *more], "folder": str(folder), "parent": os.getpid()}
         _run(request, str(path), limit)
         answer = read_json(folder / _ANSWER)
         if "error" in answer:
@@ -55,6 +60,26 @@ def call_isolated(function: str, path: str | Path, *more: Any, timeout_s: float 
         return _unpacked(answer["value"], folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # memory maps of its files stay valid
+
+
+@cache
+def _sweep() -> None:
+    """Remove what killed processes of this user left in the temporary folder; once a process is enough."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        with suppress(OSError):
+            if owner.isdecimal() and folder.stat().st_uid == os.getuid() and not _is_alive(int(owner)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _time_for(path: Path) -> float:
@@ -150,12 +175,21 @@ def _told(problem: SessionwiseError) -> dict[str, Any]:
 
 def main() -> None:
     """The child: one request from standard input, one answer into the folder that it names."""
+    _die_with_parent()
     request = json.load(sys.stdin)
+    if os.getppid() != request["parent"]:  # it died before the line above
+        return
     memory = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _MEMORY_SHARE)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_AS, memory)
     folder = Path(request["folder"])
     write_json(folder / _ANSWER, _answer(request, folder))
+
+
+def _die_with_parent() -> None:
+    """A killed import leaves no reader behind; where the system has no such call, the reader ends by itself."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _limit(resource_: int, most: int) -> None:

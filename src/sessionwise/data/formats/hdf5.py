@@ -210,6 +210,7 @@ def _as_exported(file: _File, found: Recording, columns: dict[str, np.ndarray]) 
             found,
             events={align: columns[ALIGN_TIME]},
             default_align=align,
+            aligned_as={align: str(about["align"]) or None},
             default_window_s=(window[0], window[1]),
             default_bin_ms=float(about["bin_s"]) * 1000,
             trial_ids=columns[TRIAL_ID],
