@@ -450,3 +450,20 @@ def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert FORMAT.claims(path), "which format it is needs no pyarrow"
     with pytest.raises(EnvironmentProblem, match=r"sessionwise\[arrow\]"):
         decoded(path)
+
+
+def test_a_dictionary_that_unpacks_into_gigabytes_is_refused(tmp_path: Path) -> None:
+    """One long text, stored once and named by hundreds of rows: no size in the file tells what it becomes."""
+    rows = 400
+    table = {
+        "spikes_sparse_data": [[1.0]] * rows,
+        "spikes_sparse_indices": [[0]] * rows,
+        "spikes_sparse_indptr": [[0, 1]] * rows,
+        "spikes_sparse_shape": [[1, 1]] * rows,
+        "big": ["x" * 900_000] * rows,
+    }
+    path = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table(table), path, use_dictionary=True, compression="zstd")
+    assert path.stat().st_size < 100_000
+    with pytest.raises(DataError, match="unpacks into more than 256 MB"):
+        FORMAT.read(path, Asked())

@@ -13,6 +13,7 @@ from sessionwise.data.formats.alf_files import require_text
 from sessionwise.errors import DataError, EnvironmentProblem
 from sessionwise.io.arrays import BOMB_FLOOR_BYTES, BOMB_RATIO, human_bytes, kind_of_file, open_regular
 from sessionwise.io.isolated import call_isolated
+from sessionwise.io.parquet import read_bounded
 
 _LONGEST_TEXT = 1000
 _MAX_CSV_BYTES = 64 * 10**6
@@ -50,7 +51,7 @@ def read_parquet(path: str, names: Sequence[str] | None) -> dict[str, np.ndarray
         own = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
         wanted = own if names is None else [name for name in names if name in own]
         _refuse_nested(path, file.schema_arrow, wanted)
-        table = file.read(columns=wanted, use_threads=False)
+        table = read_bounded(file, path, Path(path).stat().st_size, wanted)
         table.validate(full=True)
         return {name: _values(path, name, table[name]) for name in wanted}
     except pa.ArrowMemoryError as error:

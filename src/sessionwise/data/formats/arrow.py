@@ -32,6 +32,7 @@ from sessionwise.io.arrays import (
 )
 from sessionwise.io.files import canonical_json, read_json, sha256_bytes
 from sessionwise.io.isolated import call_isolated
+from sessionwise.io.parquet import read_bounded
 
 _SPARSE = tuple(f"spikes_sparse_{part}" for part in ("data", "indices", "indptr", "shape"))
 _SPLITS = {
@@ -45,7 +46,7 @@ _USED = {*_SPARSE, _REGIONS, _UNIT_IDS, _GOOD, "binsize", "interval_len", "inter
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(arrow|parquet)")
 _START, _END = b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\0\0\0\0"  # of a stream of Arrow messages
 _MAX_HEADER_BYTES, _MAX_JSON_BYTES = 4 * 2**20, 32 * 2**20
-_MAX_CELLS, _FEW_CELLS, _CELLS_A_SPIKE = 16 * 2**30, 10**9, 10_000  # beyond: no recording, but a false shape
+_MAX_CELLS, _FEW_CELLS, _CELLS_A_SPIKE = 16 * 2**30, 10**8, 10_000  # beyond: no recording, but a false shape
 _LONGEST_TEXT = 1000
 _HIGHEST = int(np.iinfo(np.uint16).max)
 _AGAIN = "Write or download it again"
@@ -277,7 +278,7 @@ def _table(file: str) -> Any:
         if head.startswith(b"PAR1"):
             source = parquet.ParquetFile(file)
             _refuse_bomb(file, source.metadata)
-            table = source.read(use_threads=False)
+            table = read_bounded(source, file, Path(file).stat().st_size)
         elif head.startswith(b"ARROW1"):
             table = pa.ipc.open_file(pa.OSFile(file)).read_all()
         else:
