@@ -619,3 +619,17 @@ def test_a_session_without_trials_is_cut_at_a_stride(tmp_path: Path) -> None:
         session_from(recording, Asked())
     binned = session_from(recording, Asked(align="none", window_s=(0.0, 3.0)))
     assert binned.n_trials == int((SPIKES.times[-1] - SPIKES.times[0]) // 3) and binned.n_units == CLUSTERS
+
+
+def test_a_probe_whose_times_are_missing_is_not_left_out_in_silence(folder: Path) -> None:
+    write_insertion(folder, "probe00", SPIKES)
+    write_insertion(folder, "probe01", make_spikes(TRIALS, 4, seed=8))
+    [times] = (folder / "alf" / "probe01").rglob("spikes.times.npy")
+    times.unlink()
+    with pytest.raises(DataError, match=r"probe01: has spikes.* but no spikes.times"):
+        read(folder)
+    assert read_session(folder, Asked(), ["probe00"]).unit_ids == tuple(f"probe00:{c}" for c in range(CLUSTERS))
+    for spikes in (folder / "alf" / "probe01").rglob("spikes.*"):
+        spikes.unlink()
+    np.save(times.parent / "clusters.channels.npy", np.arange(4))
+    assert any("probe01 has clusters.channels but no spikes: left out" in note for note in read(folder).notes)

@@ -242,3 +242,9 @@ def test_what_time_0_is_comes_back_and_the_session_is_the_same(tmp_path: Path, a
     export_store(store, tmp_path / "out")
     assert import_files([tmp_path / "out"], store).unchanged == ("one",)
     assert store.info("one").align == align
+
+
+def test_units_without_names_come_back_without_names(tmp_path: Path) -> None:
+    store = a_store(tmp_path / "store", a_session(unit_ids=None))
+    export_store(store, tmp_path / "out")
+    assert import_files([tmp_path / "out"], store).unchanged == ("one",)

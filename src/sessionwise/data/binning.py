@@ -92,7 +92,7 @@ def session_from(recording: Recording, asked: Asked) -> Session:
         grid.bin_s,
         start_s=grid.window_s[0],
         align=recording.aligned_as.get(trials.align, trials.align),
-        unit_ids=[recording.unit_ids[i] for i in units],
+        unit_ids=None if recording.units_are_numbered else [recording.unit_ids[i] for i in units],
         areas=None if recording.areas is None else [recording.areas[i] for i in units],
         subject=recording.subject,
         lab=recording.lab,

@@ -183,6 +183,7 @@ def _counted(session: Session, names: list[list[str]], laid: bool) -> Tree:
         "window_s": np.array(session.window_s),
         "align": session.align or "",
         "laid_one_after_another": laid,
+        "units_are_numbered": session.unit_ids is None,
         "columns": canonical_json(names).decode(),
         "source": canonical_json(dict(session.source)).decode(),
     }

@@ -30,7 +30,7 @@ class Recording:
     default_bin_ms: when the spikes were made from counts, their bin size: then only whole multiples of these bins in
     the default window, around the default event, can be had. laid_out: the trials stand one after another on a made-up
     clock; what is known of their true times stands in the column ``align_time_s``. aligned_as: event -> what a session
-    calls it, where that is another name or none.
+    calls it, where that is another name or none. units_are_numbered: ``unit_ids`` only count; the session has none.
     trial_ids: (K,) number of each trial in the source. trial_columns: name -> (K,) conditions and other values.
     trial_mask: (K,) bool, trials that the field's usual filter keeps (IBL: protocol B13); mask_name: what it is called.
     span_s: (R, 2) intervals that were recorded, ascending; None when only the spikes tell.
@@ -49,6 +49,7 @@ class Recording:
     default_bin_ms: float | None = None
     laid_out: bool = False
     aligned_as: Mapping[str, str | None] = field(default_factory=dict)
+    units_are_numbered: bool = False
     trial_ids: np.ndarray | None = None
     trial_columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     trial_mask: np.ndarray | None = None

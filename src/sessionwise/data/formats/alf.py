@@ -16,7 +16,13 @@ import numpy as np
 
 from sessionwise.data.formats.alf_files import SessionFolder, files_of, session_root
 from sessionwise.data.formats.alf_trials import MASK, read_trials
-from sessionwise.data.formats.alf_units import Insertion, last_revision, probes_with_spikes, read_insertion
+from sessionwise.data.formats.alf_units import (
+    Insertion,
+    last_revision,
+    probes_with_spikes,
+    probes_without_times,
+    read_insertion,
+)
 from sessionwise.data.formats.registry import Format
 from sessionwise.data.recording import Asked, Recording
 from sessionwise.errors import DataError, SessionwiseError
@@ -94,6 +100,11 @@ def read_session(path: Path, asked: Asked, probes: Collection[str] | None = None
 
 def _insertions(folder: SessionFolder, asked: Asked, probes: Collection[str] | None) -> list[Insertion]:
     found = probes_with_spikes(folder.alf)
+    for name, file in probes_without_times(folder.alf).items():
+        if file.startswith("spikes.") and (probes is None or name in probes):
+            where, needed = str(folder.alf / name), "spikes.times.npy beside it"
+            raise DataError(where, f"has {file} but no spikes.times", needed, "Was the download interrupted? Repeat it")
+        folder.notes.append(f"{name} has {file} but no spikes: left out")
     wanted = [name for name in found if probes is None or name in probes]
     missing = sorted(set(probes or ()) - set(found))
     if missing or not wanted:

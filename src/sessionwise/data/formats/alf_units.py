@@ -59,6 +59,18 @@ def probes_with_spikes(alf: Path) -> dict[str, dict[str, list[AlfFile]]]:
     return found
 
 
+def probes_without_times(alf: Path) -> dict[str, str]:
+    """probe -> a file of spikes or clusters that it holds, of the folders ``alf/probe*`` without ``spikes.times``."""
+    have, found = probes_with_spikes(alf), {}
+    for probe in folders_of(alf):
+        if probe.name.startswith("probe") and probe.name not in have:
+            files = [file for folder in (probe, *folders_of(probe)) for file in files_of(folder)]
+            names = sorted((file.name for file in files if file.object in ("spikes", "clusters")), reverse=True)
+            if names:
+                found[probe.name] = names[0]
+    return found
+
+
 def read_insertion(folder: SessionFolder, probe: str, sorters: Mapping[str, list[AlfFile]], asked: Asked) -> Insertion:
     """The spikes and units of one probe.
 

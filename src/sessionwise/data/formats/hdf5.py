@@ -216,6 +216,7 @@ def _as_exported(file: _File, found: Recording, columns: dict[str, np.ndarray]) 
             trial_ids=columns[TRIAL_ID],
             trial_columns={name: columns[stored] for stored, name in names.items()},
             laid_out=laid,
+            units_are_numbered=bool(about.get("units_are_numbered", False)),
             notes=(*found.notes, *([note] if laid else [])),
             source={**found.source, "exported_from": json.loads(about["source"])},
         )
