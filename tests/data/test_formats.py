@@ -218,6 +218,11 @@ def test_another_package_brings_a_format_by_entry_point(tmp_path: Path) -> None:
     assert "rows of numbers" in run("formats").stdout
     done = run("import", str(tmp_path / "a.numbers"), "--to", str(tmp_path / "store"))
     assert done.returncode == 0 and "format numbers, by content: 1 recording" in done.stderr
+    for body in ("raise RuntimeError('no')", "return None"):
+        broken = FOREIGN.replace("    counts = np.loadtxt(path", f"    {body}\n    counts = np.loadtxt(path")
+        (tmp_path / "site" / "brought.py").write_text(broken)
+        done = run("import", str(tmp_path / "a.numbers"), "--to", str(tmp_path / "other"))
+        assert done.returncode == 3 and "a.numbers: the reader brought:FORMAT" in done.stderr, done.stderr
     (tmp_path / "site" / "brought.py").write_text("FORMAT = 3\n")
     done = run("formats")
     assert (

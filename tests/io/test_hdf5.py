@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sessionwise.errors import DataError, EnvironmentProblem
-from sessionwise.io.hdf5 import Tree, guarded, hdf5_bytes, is_hdf5, load, load_here, outline
+from sessionwise.io.hdf5 import Tree, guarded, hdf5_bytes, is_hdf5, load, load_here, outline, read_array
 
 h5py = pytest.importorskip("h5py")
 
@@ -342,3 +342,20 @@ def test_flipped_bytes_give_a_recording_or_a_data_error(tmp_path: Path, monkeypa
     for end in set(ends) - {0, 1}:  # libhdf5 crashed or hung: the one who asked is told so
         with pytest.raises(DataError, match=r"crashes its reader|keeps its reader busy"):
             load(ends[end].split(maxsplit=2)[2], ["spikes/timestamps", "spikes/unit_index", "units/*", "trials/*"])
+
+
+def test_a_chunk_far_larger_than_its_data_set_is_refused(tmp_path: Path) -> None:
+    """HDF5 unpacks whole chunks: 30 numbers may take gigabytes."""
+    path = tmp_path / "chunk.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=np.arange(30.0), maxshape=(None,), chunks=(100_000_000,), compression="gzip")
+    with pytest.raises(DataError, match="declares 800 MB"), guarded(path):
+        pass
+
+
+def test_texts_that_unpack_into_gigabytes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "texts.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", shape=(900_000,), dtype=h5py.string_dtype(), fillvalue="y" * 5000)
+    with pytest.raises(DataError, match="texts of up to 5000 characters"), guarded(path) as file:
+        read_array(file, "x")

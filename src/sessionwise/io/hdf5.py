@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MAX_OBJECTS = 50_000
 MAX_DEPTH = 64
+MAX_TEXTS, _TEXTS_AT_ONCE = 1_000_000, 10_000
 MAX_TEXT = 10_000  # characters of one text that stands in a data set
 _OUTLINE_S = 20.0  # reading the table of contents takes a third of a millisecond an object
 _MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -201,7 +202,7 @@ def _is_plain(dataset: h5py.Dataset) -> bool:
     return dataset.dtype.kind in "biufS" or h5py.check_string_dtype(dataset.dtype) is not None
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)
 def _outline(path: str, size: int, mtime_ns: int) -> Outline | SessionwiseError:
     """Failures are remembered too: every format asks, and a reader that hangs should hang once."""
     try:
@@ -267,9 +268,11 @@ class _Walk:
         size, declared = os.path.getsize(self.path), 0
         for name, dataset in self._wanted(reads).items():
             self._check_filters(name, dataset)
-            bytes_ = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
-            declared += bytes_
-            self._refuse_bomb(f"{name!r}", bytes_, min(dataset.id.get_storage_size(), size))
+            items, in_a_chunk = math.prod(dataset.shape or ()), math.prod(dataset.chunks or ())
+            declared += items * dataset.dtype.itemsize
+            # HDF5 unpacks whole chunks, however little of one lies inside the shape.
+            most = max(items, in_a_chunk) * dataset.dtype.itemsize
+            self._refuse_bomb(f"{name!r}", most, min(dataset.id.get_storage_size(), size))
         self._refuse_bomb("what is read", declared, size)
 
     def _wanted(self, reads: Collection[str] | None) -> dict[str, h5py.Dataset]:
@@ -394,8 +397,24 @@ def _plain(attrs: Any, name: str) -> Any:
 
 
 def _texts(where: str, dataset: h5py.Dataset) -> np.ndarray:
-    values = np.asarray(dataset.asstr("utf-8", "replace")[()], dtype=object)
+    """Texts, block by block: many rows may share one text in the file, and each unpacks into its own."""
+    if dataset.ndim > 1 or dataset.size > MAX_TEXTS:
+        found = f"has {dataset.size} texts in {dataset.ndim} dimensions"
+        raise DataError(where, found, f"a column of at most {MAX_TEXTS}", "Refused")
+    if dataset.ndim == 0:
+        return _block_of_texts(where, np.asarray(dataset.asstr("utf-8", "replace")[()], dtype=object), 1)
+    blocks = [
+        _block_of_texts(where, np.asarray(dataset.asstr("utf-8", "replace")[at : at + _TEXTS_AT_ONCE]), dataset.size)
+        for at in range(0, dataset.size, _TEXTS_AT_ONCE)
+    ]
+    return np.concatenate(blocks) if blocks else np.zeros(0, "U1")
+
+
+def _block_of_texts(where: str, values: np.ndarray, of: int) -> np.ndarray:
     longest = max((len(text) for text in values.ravel()), default=0)
     if longest > MAX_TEXT:
         raise DataError(where, f"has a text of {longest} characters", f"at most {MAX_TEXT}", "Refused")
+    if 4 * longest * of > BOMB_FLOOR_BYTES:
+        found = f"has {of} texts of up to {longest} characters"
+        raise DataError(where, found, f"at most {human_bytes(BOMB_FLOOR_BYTES)} of text", "Refused")
     return values.astype(str)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sessionwise.data.recording import Asked, Recording
 from sessionwise.data.session import Session, crop, rebin_session
-from sessionwise.errors import DataError, EnvironmentProblem, UsageError
+from sessionwise.errors import DataError, EnvironmentProblem, SessionwiseError, UsageError
 from sessionwise.io.arrays import kind_of_file
 
 GROUP = "sessionwise.formats"
@@ -53,7 +53,7 @@ def known_formats() -> Mapping[str, Format]:
             raise EnvironmentProblem(
                 f"entry point {point.value}", f"format {found.name!r} is there already", "another name", "Rename it"
             )
-        formats[found.name] = found
+        formats[found.name] = _fenced(found, point.value)
     return formats
 
 
@@ -136,6 +136,31 @@ def _foreign(name: str, load: Callable[[], object]) -> Format:
             "See docs/adding-a-format.md",
         )
     return found
+
+
+def _fenced(format: Format, value: str) -> Format:
+    """A format of another package whose failures are its own: no claim, or one line that names the package."""
+
+    def claims(path: Path) -> bool:
+        try:
+            return bool(format.claims(path))
+        except Exception:  # a format that cannot look at a file does not claim it
+            return False
+
+    def read(path: Path, asked: Asked) -> Session | Recording:
+        try:
+            found = format.read(path, asked)
+        except SessionwiseError:
+            raise
+        except Exception as error:
+            what = f"the reader {value} failed ({error!r:.120})"
+            raise DataError(str(path), what, "a file that it can read", "Tell the makers of that package") from error
+        if not isinstance(found, (Session, Recording)):
+            what = f"the reader {value} returned a {type(found).__name__}"
+            raise DataError(str(path), what, "a Recording or a Session", "Tell the makers of that package")
+        return found
+
+    return replace(format, claims=claims, read=read)
 
 
 def _below(folder: Path, format: Format | None, depth: int, others: list[Path]) -> Iterator[tuple[Path, Format]]:
