@@ -387,3 +387,10 @@ def test_float_times_mean_the_simple_fraction(bins: int, per_second: int) -> Non
 def test_edges_that_floats_miss() -> None:
     session = made(good(bins=15), window_s=(-0.1, 0.1 + 0.1))
     assert crop(session, 0.1 + 0.1 - 0.2, 0.3 - 0.1).n_bins == 10
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, np.arange(3)])
+def test_a_source_that_json_cannot_hold_is_refused(value: object) -> None:
+    counts = np.random.default_rng(0).poisson(1.0, (12, 4, 2))
+    with pytest.raises(DataError, match="what its source says cannot be stored"):
+        make_session("s", counts, 0.02, source={"a": {"b": [value]}})

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from sessionwise.errors import DataError, SessionwiseWarning
+from sessionwise.io.files import canonical_json
 
 MIN_TRIALS = 10  # an 8:1:1 split of fewer leaves a part without a trial
 MAX_MEAN_HZ = 500.0
@@ -117,6 +118,7 @@ def make_session(
     """
     where = f"session {id!r}" if isinstance(id, str) else "session"
     _check_id(id)
+    _check_source(where, source)
     array, remarks = np.asarray(counts), list(notes)
     _check_kind(where, array)
     given_as = array.dtype
@@ -256,6 +258,15 @@ def _check_id(id: Any) -> None:
         found = f"holds the character {odd[0]!r}" if odd else f"has {len(id)} characters"
         needed = f"at most {MAX_ID_CHARACTERS} characters, none of them a control character"
         raise DataError(f"session id {id[:60]!r}", found, needed, "Rename the session")
+
+
+def _check_source(where: str, source: Mapping[str, Any] | None) -> None:
+    """What is kept of the source is JSON, which knows no NaN and no infinity."""
+    try:
+        canonical_json(dict(source or {}))
+    except (TypeError, ValueError, RecursionError) as error:
+        found = f"what its source says cannot be stored ({str(error)[:100]})"
+        raise DataError(where, found, "texts, finite numbers, lists and dicts of these", _REMAKE) from error
 
 
 def _check_kind(where: str, counts: np.ndarray) -> None:
