@@ -465,5 +465,16 @@ def test_a_dictionary_that_unpacks_into_gigabytes_is_refused(tmp_path: Path) -> 
     path = tmp_path / "bomb.parquet"
     pq.write_table(pa.table(table), path, use_dictionary=True, compression="zstd")
     assert path.stat().st_size < 100_000
-    with pytest.raises(DataError, match="unpacks into more than 256 MB"):
+    with pytest.raises(DataError, match="bomb.parquet: unpacks into 360 MB"):
+        FORMAT.read(path, Asked())
+
+
+def test_a_compressed_stream_that_unpacks_into_gigabytes_is_refused(tmp_path: Path) -> None:
+    batch = pa.record_batch({"big": pa.array(np.zeros(40_000_000))})
+    path = tmp_path / "bomb.arrow"
+    how = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, batch.schema, options=how) as out:
+        out.write_batch(batch)
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(DataError, match="unpacks into"):
         FORMAT.read(path, Asked())

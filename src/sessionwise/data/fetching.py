@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sessionwise.data.one_cache import OneCache
 from sessionwise.data.recording import Asked, Recording
 from sessionwise.data.repeated_site import DROPPED, REVISION, Entry, manifest
 from sessionwise.data.session import Session, exact, window_text
-from sessionwise.data.store import STORE_FILE, SessionStore, create_store, open_store
+from sessionwise.data.store import SessionStore, store_or_none
 from sessionwise.errors import DataError, IntegrityError, SessionwiseError, SessionwiseWarning, UsageError, raise_all
 
 MIN_TRIALS = 100  # the paper drops sessions with fewer (protocol A1)
@@ -56,20 +55,12 @@ def fetch_repeated_site(
     DataError, IntegrityError (a size or hash that is not the listed one), Problems: sessions that failed, at the end.
     """
     entries = _entries(only)
-    is_new = not (Path(store_path) / STORE_FILE).exists()
-    store = create_store(store_path)
-    try:
+    with store_or_none(store_path) as store:
         fetch = _Fetch(store, _asked(store, asked), say)
         fetch.all(entries, None if cache is None else Path(cache), offline)
         if fetch.bad and not skip_bad:
             say(f"{len(fetch.added)} added, {len(fetch.bad)} failed; the same command tries these again")
             raise_all([problem for _, problem in fetch.bad])
-    except BaseException:
-        if is_new and not open_store(store_path).ids:
-            with suppress(OSError):
-                (store.path / STORE_FILE).unlink()
-                store.path.rmdir()
-        raise
     skipped = (*fetch.bad, *fetch.short)
     return store, ImportSummary(tuple(fetch.added), tuple(fetch.unchanged), skipped)
 

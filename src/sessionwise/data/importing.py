@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from sessionwise.data.formats.registry import Format, find_recordings, named_for
 from sessionwise.data.info import SessionInfo, describe, info_from
 from sessionwise.data.recording import Asked, Recording
 from sessionwise.data.session import MIN_SHARED_SPIKES, Session, window_text
-from sessionwise.data.store import STORE_FILE, SessionStore, create_store, open_store, staged_session
+from sessionwise.data.store import SessionStore, staged_session, store_or_none
 from sessionwise.errors import (
     DataError,
     IntegrityError,
@@ -70,16 +70,8 @@ def import_to(
     path: str | Path, files: Iterable[str | Path], say: Callable[[str], None] = lambda text: None, **options: Any
 ) -> tuple[SessionStore, ImportSummary]:
     """``import_files`` into the store at a path, made when it is not there; an import that fails leaves none behind."""
-    is_new = not (Path(path) / STORE_FILE).exists()
-    store = create_store(path)
-    try:
+    with store_or_none(path) as store:
         return store, import_files(files, store, say=say, **options)
-    except BaseException:
-        if is_new and not open_store(path).ids:
-            with suppress(OSError):
-                (store.path / STORE_FILE).unlink()
-                store.path.rmdir()
-        raise
 
 
 def _naming(path: Path, problem: SessionwiseError) -> SessionwiseError:

@@ -13,7 +13,7 @@ import difflib
 import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,21 @@ def create_store(path: str | Path) -> SessionStore:
         raise UsageError(str(path), found, "a new folder or a store", "Name another folder")
     write_json(path / STORE_FILE, {"schema": SCHEMA, "bin_s": None, "window_s": None})
     return SessionStore(path, {})
+
+
+@contextmanager
+def store_or_none(path: str | Path) -> Iterator[SessionStore]:
+    """The store at a path, made when it is not there; a block that fails leaves no new store without a session."""
+    is_new = not (Path(path) / STORE_FILE).exists()
+    store = create_store(path)
+    try:
+        yield store
+    except BaseException:
+        if is_new and not open_store(path).ids:
+            with suppress(OSError):
+                (store.path / STORE_FILE).unlink()
+                store.path.rmdir()
+        raise
 
 
 def check_store(path: str | Path, say: Callable[[str], None] = lambda text: None) -> list[SessionwiseError]:

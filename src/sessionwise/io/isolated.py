@@ -27,7 +27,7 @@ import numpy as np
 
 from sessionwise import errors
 from sessionwise.errors import DataError, EnvironmentProblem, Problems, SessionwiseError
-from sessionwise.io.arrays import read_npy, write_npy
+from sessionwise.io.arrays import human_bytes, read_npy, write_npy
 from sessionwise.io.files import read_json, write_json
 
 _ANSWER = "answer.json"
@@ -35,7 +35,8 @@ _PREFIX = "sessionwise-"
 _PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
 _BYTES_A_SECOND = 10e6  # far below what any disk and library reach
 _SHORTEST_S = 60.0
-_MEMORY_SHARE = 0.9
+_MEMORY_SHARE = 0.9  # of the machine's, at most
+_MEMORY_FLOOR, _MEMORY_RATIO = 4 * 2**30, 20  # address space for libraries, and for each byte of the file
 
 
 def call_isolated(function: str, path: str | Path, *more: Any, timeout_s: float | None = None) -> Any:
@@ -48,7 +49,7 @@ def call_isolated(function: str, path: str | Path, *more: Any, timeout_s: float 
     ------
     DataError: the reader crashed, hung or ran out of memory on this file. Typed errors of the function as themselves.
     """
-    limit = timeout_s if timeout_s is not None else _time_for(Path(path))
+    limit = timeout_s if timeout_s is not None else _SHORTEST_S + _size_of(Path(path)) / _BYTES_A_SECOND
     _sweep()
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     try:
@@ -82,12 +83,20 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _time_for(path: Path) -> float:
+def _size_of(path: Path) -> int:
+    """Bytes of a file, or of the files in and below a folder."""
     try:
-        size = path.stat().st_size
+        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        return sum(file.stat().st_size for file in files)
     except OSError:
-        size = 0
-    return _SHORTEST_S + size / _BYTES_A_SECOND
+        return 0
+
+
+def _memory_for(size: int) -> tuple[int, bool]:
+    """Most bytes of address space for a reader, and whether the file sets that limit and not the machine."""
+    machine = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _MEMORY_SHARE)
+    own = _MEMORY_FLOOR + _MEMORY_RATIO * size
+    return min(own, machine), own < machine
 
 
 def _run(request: dict[str, Any], where: str, limit: float) -> None:
@@ -96,6 +105,7 @@ def _run(request: dict[str, Any], where: str, limit: float) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in dropped}
     # "::" turns dynamic filter plugins off; recordings lie on read-only and networked disks, where locking fails.
     environment |= {"HDF5_PLUGIN_PRELOAD": "::", "HDF5_USE_FILE_LOCKING": "FALSE"}
+    environment |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}  # each reserves memory
     try:
         done = subprocess.run(
             command, input=json.dumps(request).encode(), capture_output=True, env=environment, timeout=limit
@@ -160,6 +170,10 @@ def _answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         return {"value": _packed(getattr(import_module(module), name)(*arguments), folder)}
     except MemoryError:
+        size = _size_of(Path(arguments[0]))
+        if _memory_for(size)[1]:
+            found = f"unpacks into gigabytes, stores {human_bytes(size)}"
+            return _told(DataError(arguments[0], found, "a file that holds what it declares", "Refused"))
         found = "needs more memory than this machine has"
         return _told(EnvironmentProblem(arguments[0], found, "a smaller recording or more memory"))
     except SessionwiseError as problem:
@@ -179,9 +193,8 @@ def main() -> None:
     request = json.load(sys.stdin)
     if os.getppid() != request["parent"]:  # it died before the line above
         return
-    memory = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _MEMORY_SHARE)
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_AS, memory)
+    _limit(resource.RLIMIT_AS, _memory_for(_size_of(Path(request["arguments"][0])))[0])
     folder = Path(request["folder"])
     write_json(folder / _ANSWER, _answer(request, folder))
 

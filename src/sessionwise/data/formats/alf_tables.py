@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sessionwise.data.formats.alf_files import require_text
 from sessionwise.errors import DataError, EnvironmentProblem
-from sessionwise.io.arrays import BOMB_FLOOR_BYTES, BOMB_RATIO, human_bytes, kind_of_file, open_regular
+from sessionwise.io.arrays import human_bytes, kind_of_file, open_regular
 from sessionwise.io.isolated import call_isolated
 from sessionwise.io.parquet import read_bounded
 
@@ -47,11 +46,10 @@ def read_parquet(path: str, names: Sequence[str] | None) -> dict[str, np.ndarray
             raise DataError(path, f"is {kind_of_file(path)}", "a Parquet table", "Download the file again")
     try:
         file = parquet.ParquetFile(path)
-        _refuse_bomb(path, file.metadata)
         own = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
         wanted = own if names is None else [name for name in names if name in own]
         _refuse_nested(path, file.schema_arrow, wanted)
-        table = read_bounded(file, path, Path(path).stat().st_size, wanted)
+        table = read_bounded(file, path, wanted)
         table.validate(full=True)
         return {name: _values(path, name, table[name]) for name in wanted}
     except pa.ArrowMemoryError as error:
@@ -59,16 +57,6 @@ def read_parquet(path: str, names: Sequence[str] | None) -> dict[str, np.ndarray
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise DataError(path, f"is truncated or damaged ({reason})", "a complete Parquet table", _AGAIN) from error
-
-
-def _refuse_bomb(path: str, metadata: Any) -> None:
-    groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
-    columns = [group.column(c) for group in groups for c in range(group.num_columns)]
-    declared = sum(max(column.total_uncompressed_size, 8 * column.num_values) for column in columns)
-    stored = Path(path).stat().st_size
-    if declared > max(BOMB_FLOOR_BYTES, BOMB_RATIO * stored):
-        found = f"declares {human_bytes(declared)}, stores {human_bytes(stored)}"
-        raise DataError(path, found, f"at most {BOMB_RATIO}x above {human_bytes(BOMB_FLOOR_BYTES)}", "Refused")
 
 
 def _refuse_nested(path: str, schema: Any, wanted: Sequence[str]) -> None:
