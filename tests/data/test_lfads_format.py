@@ -101,3 +101,10 @@ def test_what_does_not_fit_is_refused_by_name(
     path = write(tmp_path / "bad.h5", **changed)
     with pytest.raises(DataError, match=message):
         FORMAT.read(path, Asked(bin_ms=5))
+
+
+def test_units_and_bins_that_were_held_out_are_not_read_and_that_is_said(tmp_path: Path) -> None:
+    said = "train_recon_data has shape (12, 15, 9), train_encod_data (12, 12, 5): what only the first has is not read"
+    assert said in read(write(tmp_path / "held-out.h5"), bin_ms=5).notes
+    same = write(tmp_path / "same.h5", train_recon_data=COUNTS[PARTS["train"]])
+    assert not any("recon" in note for note in read(same, bin_ms=5).notes)

@@ -25,6 +25,7 @@ from sessionwise.io.hdf5 import is_hdf5, load, outline
 
 _PARTS = {"train": "train", "valid": "validation", "test": "test"}  # as the file says it, as the column says it
 _NEEDED = ("train", "valid")
+_WHOLE = "train_recon_data"
 _CHECK = "Check how the file was made"
 
 
@@ -41,9 +42,9 @@ def _claims(path: Path) -> bool:
 def _read(path: Path, asked: Asked) -> Session:
     names = [f"{part}_{what}" for part in _PARTS for what in ("encod_data", "inds")]
     with unchanged_source(path) as sha256:
-        arrays, attrs = load(path, [*names, "bin_s", "bin_ms"], [""])
+        arrays, attrs = load(path, [*names, _WHOLE, "bin_s", "bin_ms"], [""])
     parts = _parts(path, arrays)
-    notes: list[str] = []
+    notes = _left_out(arrays)
     bin_s = _bin_s(path, {**attrs[""], **arrays}, asked, notes)
     start_s = asked.start_s
     if start_s is None:
@@ -82,6 +83,14 @@ def _parts(path: Path, arrays: Mapping[str, np.ndarray]) -> list[str]:
         found = ", ".join(f"{part}_encod_data {shape}" for part, shape in shapes.items())
         raise DataError(str(path), found, "the same bins and units in every part", _CHECK)
     return parts
+
+
+def _left_out(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """A note if the file holds units or bins that were held out from the encoder."""
+    encoded, whole = arrays["train_encod_data"], arrays.get(_WHOLE)
+    if whole is None or whole.shape == encoded.shape:
+        return []
+    return [f"{_WHOLE} has shape {whole.shape}, train_encod_data {encoded.shape}: what only the first has is not read"]
 
 
 def _bin_s(path: Path, known: Mapping[str, Any], asked: Asked, notes: list[str]) -> float:
