@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F
+from plain_ndt import Recorder, plain_log_rates
 
 from sessionwise.errors import UsageError
-from sessionwise.model.ndt import NDT, Attention, NDTConfig, dropout, hidden_tokens
+from sessionwise.model.dropout import Streams, dropout, random_bytes
+from sessionwise.model.ndt import NDT, Attention, NDTConfig, hidden_tokens
 from sessionwise.model.streams import stream
 
 TOY = NDTConfig(token_width=6, width=8, feedforward=12, heads=2, blocks=3, dropout=0.2)
@@ -94,32 +95,61 @@ def test_attention_is_softmax_over_visible_tokens():
                 score = torch.stack([q[trial, i, head] @ k[trial, j, head] / math.sqrt(4) for j in seen])
                 mixed[trial, i, head] = score.softmax(0) @ v[trial, seen, head]
     expected = attention.out(mixed.reshape(2, 6, 8))
-    torch.testing.assert_close(attention(x, hidden, None), expected, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(attention(x, hidden, stream(0, "d")), expected, atol=1e-6, rtol=1e-5)
+    for rng in (None, stream(0, "d")):
+        torch.testing.assert_close(attention.out(attention(x, hidden, rng)), expected, atol=1e-6, rtol=1e-5)
 
 
-def test_whole_model_against_a_plain_formulation():
-    """The forward pass written out once more with torch's own layers."""
+@pytest.mark.parametrize("n_bins", [7, 150, 1])
+@pytest.mark.parametrize("objective", ["masked_causal", "next_step"])
+def test_whole_model_against_a_plain_formulation(objective, n_bins):
+    model = toy(objective=objective, n_bins=n_bins)
+    counts, masked = counts_and_mask(bins=n_bins)
+    expected = plain_log_rates(model, counts, masked, "a")
+    torch.testing.assert_close(model(counts, masked, "a"), expected, atol=1e-5, rtol=1e-5)
+    bins = torch.rand(masked.shape, generator=stream(3, "bins")) < 0.5
+    torch.testing.assert_close(model.log_rates_at(bins, counts, masked, "a"), expected[bins], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.2])
+@pytest.mark.parametrize("n_bins", [7, 150])
+@pytest.mark.parametrize("objective", ["masked_causal", "next_step"])
+def test_only_some_bins_and_visible_keys_are_exact_in_value_and_every_gradient(objective, n_bins, p, monkeypatch):
+    """The training step's fast path against the dense twin, with the very same elements dropped."""
+    counts, masked = counts_and_mask(bins=n_bins)
+    model, twin = (toy(objective=objective, n_bins=n_bins, dropout=p) for _ in range(2))
+    recorder = Recorder(monkeypatch)
+    rates = model.log_rates_at(masked, counts, masked, "a", stream(1, "dropout"))
+    drawn = recorder.drawn if p else None
+    expected = plain_log_rates(twin, counts, masked, "a", drawn, wanted=masked)[masked]
+    assert bool(recorder.drawn) == bool(p)
+    torch.testing.assert_close(rates, expected, atol=1e-5, rtol=1e-5)
+    for found in (rates, expected):
+        (found.exp() - counts[masked] * found).mean().backward()
+    for (name, one), two in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, atol=1e-6, rtol=1e-4, msg=lambda text, name=name: name + text)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_batches_without_a_masked_or_with_no_unmasked_bin(share):
     model = toy()
+    counts, _ = counts_and_mask()
+    masked = torch.full(counts.shape[:2], share == 1.0)
+    everything = torch.ones_like(masked)
+    expected = plain_log_rates(model, counts, masked, "a").flatten(0, 1)
+    torch.testing.assert_close(model.log_rates_at(everything, counts, masked, "a"), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_bf16_rounds_matrix_products_and_nothing_else():
+    """Log rates and gradients stay float32 and near; the weights are untouched."""
     counts, masked = counts_and_mask()
-    core, stitchers = model.core, model.stitchers_of("a")
-    x = (counts.float() * ~masked[..., None]) @ stitchers.encode.weight.T + stitchers.encode.bias
-    x = F.softsign(x @ core.embedder.into.weight.T + core.embedder.into.bias)
-    x = x @ core.embedder.out.weight.T + core.embedder.out.bias + core.positions
-    (session,) = model.session_embeddings.values()
-    x = torch.cat([session.expand(3, 1, 8), core.scheme.expand(3, 1, 8), x], dim=1)
-    for block in core.blocks:
-        h = F.layer_norm(x, (8,), block.norm_attention.weight, block.norm_attention.bias)
-        q, k, v = (
-            F.linear(h, w, b).view(3, 9, 2, 4).transpose(1, 2)
-            for w, b in zip(block.attention.qkv.weight.chunk(3), block.attention.qkv.bias.chunk(3), strict=True)
-        )
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=~hidden_tokens(7)).transpose(1, 2).reshape(3, 9, 8)
-        x = x + block.attention.out(h)
-        h = F.layer_norm(x, (8,), block.norm_feedforward.weight, block.norm_feedforward.bias)
-        x = x + block.down(F.gelu(block.up(h)))
-    x = F.layer_norm(x[:, 2:], (8,), core.norm.weight, core.norm.bias)
-    torch.testing.assert_close(model(counts, masked, "a"), stitchers.decode(x), atol=1e-5, rtol=1e-5)
+    exact, rounded = toy(), toy()
+    rounded.precision = "bf16"
+    one, two = (m.log_rates_at(masked, counts, masked, "a", stream(1, "dropout")) for m in (exact, rounded))
+    assert two.dtype == torch.float32 and not torch.equal(one, two)
+    torch.testing.assert_close(one, two, atol=0.05, rtol=0.05)
+    two.mean().backward()
+    assert all(p.grad is None or p.grad.dtype == p.dtype == torch.float32 for p in rounded.parameters())
+    assert exact.core_hash() == rounded.core_hash()
 
 
 def test_dropout_keeps_the_mean_and_the_rate():
@@ -130,6 +160,12 @@ def test_dropout_keeps_the_mean_and_the_rate():
     assert abs(float(y.mean()) - 1) < 0.01
     assert y.unique().tolist() == pytest.approx([0.0, 256 / 205])
     assert dropout(x, 0.2, None) is x
+
+
+def test_trainings_that_share_a_batch_draw_what_they_draw_alone():
+    alone = [random_bytes((trials, 4, 3), stream(seed, "d")) for seed, trials in ((1, 5), (2, 2))]
+    together = random_bytes((7, 4, 3), Streams([(stream(1, "d"), 5), (stream(2, "d"), 2)]))
+    assert torch.equal(together, torch.cat(alone))
 
 
 def test_dropout_is_the_generators_alone():
@@ -177,19 +213,3 @@ def test_known_and_unknown_sessions_are_named(make):
 def test_heads_must_divide_width():
     with pytest.raises(ValueError, match=r"heads \(3\) must divide width \(8\)"):
         NDTConfig(width=8, heads=3)
-
-
-@pytest.mark.parametrize("objective", ["masked_causal", "next_step"])
-def test_decoding_only_some_bins_is_exact(objective):
-    """The fast path of the loss and the scores, in value and in every gradient."""
-    counts, masked = counts_and_mask()
-    found = {}
-    for name in ("all", "some"):
-        model = toy(objective=objective)
-        rng = stream(1, "dropout")
-        rates = model(counts, masked, "a", rng)[masked] if name == "all" else None
-        rates = model.log_rates_at(masked, counts, masked, "a", rng) if rates is None else rates
-        rates.exp().sum().backward()
-        found[name] = [rates.detach()] + [p.grad for p in model.parameters()]
-    for one, two in zip(*found.values(), strict=True):
-        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -23,9 +24,13 @@ from torch.nn import functional as F
 
 from sessionwise.errors import UsageError
 from sessionwise.io.files import folder_name, sha256_bytes
+from sessionwise.model.dropout import Streams, add_dropped, dropout, keep_mask, rescaling, threshold
 from sessionwise.model.streams import stream
 
 PREFIX = 2  # session token, masking-scheme token
+QUERIES = 64  # of a chunk of attention; small enough to leave most of the future out, large enough for a matrix product
+Rng = Generator | Streams
+Precision = Literal["fp32", "bf16"]
 
 
 class NDTConfig(BaseModel):
@@ -75,16 +80,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, hidden: Tensor, rng: Generator | None) -> Tensor:
+    def forward(self, x: Tensor, hidden: Tensor, rng: Rng | None) -> Tensor:
+        """(K, L, D) -> (K, L, D), before the output projection ``out``: that one is a matter of single tokens."""
         K, L, D = x.shape
         q, k, v = self.qkv(x).view(K, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (K, H, L, D/H)
-        if rng is None or self.dropout == 0:
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=~hidden)
-        else:
-            score = (q * (D // self.heads) ** -0.5) @ k.transpose(-2, -1)  # (K, H, L, L)
-            weight = score.masked_fill(hidden, -math.inf).softmax(dim=-1)
-            mixed = dropout(weight, self.dropout, rng) @ v
-        return self.out(mixed.transpose(1, 2).reshape(K, L, D))
+        return attend(q, k, v, hidden, self.dropout, rng).transpose(1, 2).reshape(K, L, D)
 
 
 class Block(nn.Module):
@@ -99,10 +99,14 @@ class Block(nn.Module):
         self.up = nn.Linear(config.width, config.feedforward)
         self.down = nn.Linear(config.feedforward, config.width)
 
-    def forward(self, x: Tensor, hidden: Tensor, rng: Generator | None) -> Tensor:
-        x = x + dropout(self.attention(self.norm_attention(x), hidden, rng), self.dropout, rng)
+    def forward(self, x: Tensor, hidden: Tensor, rng: Rng | None, tokens: Tensor | None = None) -> Tensor:
+        """(K, L, D) -> (K, L, D); with ``tokens``, (M,) positions in K * L: (M, D), those alone."""
+        mixed = self.attention(self.norm_attention(x), hidden, rng)
+        if tokens is not None:  # only attention mixes tokens: the rest of the block can leave out what nobody asks for
+            x, mixed = rows_of(x, tokens), rows_of(mixed, tokens)
+        x = add_dropped(x, self.attention.out(mixed), self.dropout, rng)
         step = self.down(F.gelu(self.up(self.norm_feedforward(x))))
-        return x + dropout(step, self.dropout, rng)
+        return add_dropped(x, step, self.dropout, rng)
 
 
 class Core(nn.Module):
@@ -120,14 +124,20 @@ class Core(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.register_buffer("hidden", hidden_tokens(n_bins), persistent=False)
 
-    def forward(self, tokens: Tensor, session: Tensor, rng: Generator | None) -> Tensor:
-        K = len(tokens)
-        bins = self.embedder(tokens) + self.positions  # (K, T, D)
-        prefix = torch.stack([session, self.scheme]).expand(K, -1, -1)  # (K, 2, D)
-        x = dropout(torch.cat([prefix, bins], dim=1), self.config.dropout, rng)  # (K, L, D)
-        for block in self.blocks:
+    def forward(self, bins: Tensor, session: Tensor, rng: Rng | None, wanted: Tensor | None = None) -> Tensor:
+        """Embedded bins (K, T, D) -> features (K, T, D); with ``wanted`` (K, T) bool: (M, D), those bins alone.
+
+        session: (D,) embedding of the session, or (K, D) of each trial's.
+        """
+        K, T, D = bins.shape
+        prefix = torch.stack([session.expand(K, D), self.scheme.expand(K, D)], dim=1)  # (K, 2, D)
+        x = dropout(torch.cat([prefix, bins + self.positions], dim=1), self.config.dropout, rng)  # (K, L, D)
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x, self.hidden, rng)
-        return self.norm(x[:, PREFIX:])  # (K, T, D)
+        if wanted is None:
+            return self.norm(last(x, self.hidden, rng)[:, PREFIX:])
+        return self.norm(last(x, self.hidden, rng, positions_of(F.pad(wanted, (PREFIX, 0)))))
 
 
 class Stitchers(nn.Module):
@@ -152,6 +162,7 @@ class NDT(nn.Module):
     def __init__(self, config: NDTConfig, n_bins: int, seed: int) -> None:
         super().__init__()
         self.config, self.n_bins, self.seed = config, n_bins, seed
+        self.precision: Precision = "fp32"
         self.core = Core(config, n_bins)
         initialise(self.core, stream(seed, "core"))
         self.stitchers = nn.ModuleDict()
@@ -186,32 +197,53 @@ class NDT(nn.Module):
         self.stitchers[folder_name(session_id)] = stitchers
         self.session_embeddings[folder_name(session_id)] = nn.Parameter(embedding)
 
-    def forward(self, counts: Tensor, masked: Tensor, session_id: str, dropout_rng: Generator | None = None) -> Tensor:
+    def forward(self, counts: Tensor, masked: Tensor, session_id: str, dropout_rng: Rng | None = None) -> Tensor:
         """Log rates (K, T, N), in log expected counts per bin.
 
         counts: (K, T, N) spike counts of one session; masked: (K, T) bool, bins whose counts the model may not see.
         Bin t is predicted from unmasked bins up to t (``masked_causal``: at or before t; ``next_step``: before t).
         Without ``dropout_rng`` the answer is deterministic.
         """
-        return self.stitchers_of(session_id).decode(self.features(counts, masked, session_id, dropout_rng))
+        with self.arithmetic():
+            features = self.core(self.embed(counts, masked, session_id), self.embedding_of(session_id), dropout_rng)
+            return self.stitchers_of(session_id).decode(features).float()
 
     def log_rates_at(
-        self, bins: Tensor, counts: Tensor, masked: Tensor, session_id: str, dropout_rng: Generator | None = None
+        self, bins: Tensor, counts: Tensor, masked: Tensor, session_id: str, dropout_rng: Rng | None = None
     ) -> Tensor:
         """``forward(...)[bins]`` for ``bins`` (K, T) bool: log rates (M, N) of those bins alone, in row order.
 
-        The loss and the scores look at masked bins only; decoding the others is most of a small model's work.
+        The loss and the scores look at masked bins only, and masked bins enter as zeros: what concerns single bins is
+        computed for the bins that need it. That is exact, and about a sixth of the paper's model's work.
         """
-        return self.stitchers_of(session_id).decode(self.features(counts, masked, session_id, dropout_rng)[bins])
+        with self.arithmetic():
+            embedded, session = self.embed(counts, masked, session_id, sparse=True), self.embedding_of(session_id)
+            return self.stitchers_of(session_id).decode(self.core(embedded, session, dropout_rng, bins)).float()
 
-    def features(self, counts: Tensor, masked: Tensor, session_id: str, dropout_rng: Generator | None = None) -> Tensor:
-        """What the core makes of the counts: (K, T, D), before the decoding stitcher."""
-        stitchers, session = self.stitchers_of(session_id), self.session_embeddings[folder_name(session_id)]
-        seen = counts.to(session.dtype).masked_fill(masked.unsqueeze(-1), 0)  # (K, T, N)
+    def embed(self, counts: Tensor, masked: Tensor, session_id: str, sparse: bool = False) -> Tensor:
+        """What enters the core's blocks: (K, T, D), the stitched and embedded counts, masked bins as zeros.
+
+        sparse: embed unmasked bins alone, and what all masked bins have in common once.
+        """
+        stitchers = self.stitchers_of(session_id)
         if self.config.objective == "next_step":
-            seen = F.pad(seen[:, :-1], (0, 0, 1, 0))  # bin t sees counts up to t - 1
-        features: Tensor = self.core(stitchers.encode(seen), session, dropout_rng)
-        return features
+            before = F.pad(counts[:, :-1], (0, 0, 1, 0))  # bin t sees counts up to t - 1, and nothing is masked
+            return self.core.embedder(stitchers.encode(before.float()))
+        if not sparse:
+            seen = counts * ~masked.unsqueeze(-1)  # (K, T, N)
+            return self.core.embedder(stitchers.encode(seen.float()))
+        seen = positions_of(~masked)
+        embedded = self.core.embedder(stitchers.encode(rows_of(counts, seen).float()))  # (unmasked bins, D)
+        blank = self.core.embedder(stitchers.encode.bias)  # (D,)
+        return blank.expand(masked.numel(), -1).index_copy(0, seen, embedded).unflatten(0, masked.shape)
+
+    def arithmetic(self) -> torch.autocast:
+        """Matrix products in bfloat16 where ``precision`` says so; weights, sums and the rest stay in float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def embedding_of(self, session_id: str) -> Tensor:
+        """(D,) embedding of a session."""
+        return self.session_embeddings[folder_name(session_id)]
 
     def stitchers_of(self, session_id: str) -> Stitchers:
         """The stitchers of a session; an unknown session is an error that names the known ones."""
@@ -243,17 +275,35 @@ def hidden_tokens(n_bins: int) -> Tensor:
     return ~visible
 
 
-def dropout(x: Tensor, p: float, rng: Generator | None) -> Tensor:
-    """Inverted dropout from an explicit generator; p is rounded to 1/256, one random byte an element.
+def attend(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, p: float, rng: Rng | None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v over visible keys, with dropout of the weights; q, k, v and answer (K, H, L, d).
 
-    Bytes cut from 64-bit draws cost a fraction of one Bernoulli draw an element.
+    In chunks of queries, because a chunk needs no key after its last token: half of the matrix is never made.
     """
-    threshold = round(p * 256)
-    if rng is None or threshold == 0:
-        return x
-    words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device).random_(-(2**63), None, generator=rng)
-    keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
-    return x * keep * (256 / (256 - threshold))
+    if rng is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=~hidden)
+    K, H, L, d = q.shape
+    bias = torch.zeros(L, L, dtype=q.dtype, device=q.device).masked_fill(hidden, -math.inf)
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1) * rescaling(p)
+    edges = [L * i // max(1, L // QUERIES) for i in range(max(1, L // QUERIES) + 1)]
+    mixed = []
+    for first, end in pairwise(edges):
+        visible = bias[first:end, :end].expand(K * H, -1, -1)
+        weight = torch.baddbmm(visible, q[:, first:end], k[:, :, :end], alpha=d**-0.5).softmax(dim=-1)
+        if threshold(p):
+            weight = weight * keep_mask((K, H, end - first, end), p, rng, weight.dtype).flatten(0, 1)
+        mixed.append(weight @ v[:, :end])
+    return torch.cat(mixed, dim=1).unflatten(0, (K, H))
+
+
+def positions_of(chosen: Tensor) -> Tensor:
+    """(M,) positions of the True entries of (K, T) in K * T."""
+    return chosen.flatten().nonzero().squeeze(1)
+
+
+def rows_of(x: Tensor, positions: Tensor) -> Tensor:
+    """(M, D): rows of (K, T, D) at positions in K * T."""
+    return x.flatten(0, 1).index_select(0, positions)
 
 
 def initialise(module: nn.Module, rng: Generator) -> None:
