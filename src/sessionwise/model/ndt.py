@@ -129,7 +129,7 @@ class Core(nn.Module):
 
         session: (D,) embedding of the session, or (K, D) of each trial's.
         """
-        K, T, D = bins.shape
+        K, _, D = bins.shape
         prefix = torch.stack([session.expand(K, D), self.scheme.expand(K, D)], dim=1)  # (K, 2, D)
         x = dropout(torch.cat([prefix, bins + self.positions], dim=1), self.config.dropout, rng)  # (K, L, D)
         *blocks, last = self.blocks
