@@ -230,12 +230,12 @@ class NDT(nn.Module):
             before = F.pad(counts[:, :-1], (0, 0, 1, 0))  # bin t sees counts up to t - 1, and nothing is masked
             return self.core.embedder(stitchers.encode(before.float()))
         if not sparse:
-            seen = counts * ~masked.unsqueeze(-1)  # (K, T, N)
-            return self.core.embedder(stitchers.encode(seen.float()))
-        seen = positions_of(~masked)
-        embedded = self.core.embedder(stitchers.encode(rows_of(counts, seen).float()))  # (unmasked bins, D)
+            seen = counts.float() * ~masked.unsqueeze(-1)  # (K, T, N)
+            return self.core.embedder(stitchers.encode(seen))
+        unmasked = positions_of(~masked)
+        embedded = self.core.embedder(stitchers.encode(rows_of(counts, unmasked).float()))  # (unmasked bins, D)
         blank = self.core.embedder(stitchers.encode.bias)  # (D,)
-        return blank.expand(masked.numel(), -1).index_copy(0, seen, embedded).unflatten(0, masked.shape)
+        return blank.expand(masked.numel(), -1).index_copy(0, unmasked, embedded).unflatten(0, masked.shape)
 
     def arithmetic(self) -> torch.autocast:
         """Matrix products in bfloat16 where ``precision`` says so; weights, sums and the rest stay in float32."""

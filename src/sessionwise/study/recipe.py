@@ -225,7 +225,7 @@ def try_model(
     if value.get("split") in SPLITS:
         settings["split"] = value["split"]
     checked = validate_strictly(Settings, settings, where, problems)
-    rest["settings"] = (checked or PRESETS[name]).model_dump()
+    rest["settings"] = (checked or PRESETS[name]).settled().model_dump()
     return validate_strictly(model, rest, where, problems), problems
 
 

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from sessionwise import __version__
 from sessionwise.data.splits import SessionData, TestSeal
@@ -28,6 +30,7 @@ from sessionwise.errors import IntegrityError, UsageError
 from sessionwise.io.files import write_json
 from sessionwise.io.tensors import write_tensors
 from sessionwise.model.checkpoint import load_model, mean_session_embedding, save_model
+from sessionwise.model.frozen import frozen_core
 from sessionwise.model.ndt import NDT, NDTConfig
 from sessionwise.model.streams import stream
 from sessionwise.runs.spec import RunSpec
@@ -69,19 +72,19 @@ def pretrain_spec(sessions: SessionStore, ids: Sequence[str], settings: Settings
     """Train all weights on a set of sessions. The set has no order: equal sets are one run."""
     ids = sorted(set(ids))
     label = f"pretrain {ids[0]}" if len(ids) == 1 else f"pretrain {len(ids)} sessions"
-    return _spec("pretrain", sessions, ids, settings, settings.train, seed, label)
+    return _spec("pretrain", sessions, ids, settings, "train", seed, label)
 
 
 def baseline_spec(sessions: SessionStore, heldout: str, settings: Settings, seed: int) -> RunSpec:
     """Train all weights from scratch on the held-out session."""
-    return _spec("baseline", sessions, [heldout], settings, settings.baseline, seed, f"baseline {heldout}")
+    return _spec("baseline", sessions, [heldout], settings, "baseline", seed, f"baseline {heldout}")
 
 
 def finetune_spec(sessions: SessionStore, heldout: str, core: RunSpec | None, settings: Settings, seed: int) -> RunSpec:
     """Train new stitchers for ``heldout`` around the core of a pretraining; ``core=None``: an untrained core."""
     what = core.label.removeprefix("pretrain ").rpartition(", seed")[0] if core else "random core"
     label = f"finetune {heldout} on {what}"
-    spec = _spec("finetune", sessions, [heldout], settings, settings.finetune, seed, label)
+    spec = _spec("finetune", sessions, [heldout], settings, "finetune", seed, label)
     if core is None:
         return replace(spec, settings={**spec.settings, "core": RANDOM_CORE})
     return replace(spec, inputs={"core": core.key})
@@ -135,8 +138,9 @@ def reference_spec(
 
 
 def _spec(
-    kind: str, sessions: SessionStore, ids: Sequence[str], settings: Settings, how: TrainSettings, seed: int, label: str
+    kind: str, sessions: SessionStore, ids: Sequence[str], settings: Settings, section: str, seed: int, label: str
 ) -> RunSpec:
+    how: TrainSettings = getattr(settings.settled(), section)
     data = [sessions.load(i, settings.split_seed, settings.split) for i in ids]
     per_epoch = sum(-(-len(d.split.train) // how.batch_size) for d in data)
     return RunSpec(
@@ -192,9 +196,7 @@ def _from_scratch(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     model = NDT(NDTConfig.model_validate(spec.settings["model"]), data[0].n_bins, spec.seed)
     for session in data:
         model.add_session(session.id, session.n_units, mean_counts(session, model.config))
-    model.to(settings.device)
-    batches = Batches(data, settings.batch_size, spec.seed, role_of(spec))
-    training = Training(model, list(model.parameters()), batches, settings, spec.seed)
+    training = _training(spec, model, list(model.parameters()), data, settings)
     _train_and_commit(spec, store, report, training, data, core=True)
 
 
@@ -214,11 +216,18 @@ def _finetune(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     chosen = {id(parameter) for parameter in parameters}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in chosen)
-    model.to(settings.device)
-    batches = Batches([data], settings.batch_size, spec.seed, role_of(spec))
-    training = Training(model, parameters, batches, settings, spec.seed)
+    training = _training(spec, model, parameters, [data], settings)
     whole = not settings.freeze_core or "core" not in spec.inputs
     _train_and_commit(spec, store, report, training, [data], core=whole, frozen=settings.freeze_core)
+
+
+def _training(
+    spec: RunSpec, model: NDT, parameters: list[nn.Parameter], data: Sequence[SessionData], settings: TrainSettings
+) -> Training:
+    model.to(settings.device)
+    model.precision = "bf16" if settings.precision == "bf16" else "fp32"
+    batches = Batches(data, settings.batch_size, spec.seed, role_of(spec), device=settings.device)
+    return Training(model, parameters, batches, settings, spec.seed)
 
 
 def _train_and_commit(
@@ -232,18 +241,16 @@ def _train_and_commit(
 ) -> None:
     evaluation = EvaluationSettings.model_validate(spec.settings["evaluation"])
     scorers = [scorer(session, "validation", evaluation) for session in data]
-    model, before = training.model, training.model.core_hash()
-    trained = train(
-        training,
-        lambda model: [s.forward_prediction(model) for s in scorers],
-        report,
-        store.work_folder(spec.key),
-        checkpoint_steps=spec.where.get("checkpoint_steps"),
-    )
-    after = model.core_hash()
-    if frozen and before != after:
-        raise IntegrityError(spec.label, "the frozen core changed in training", before[:12], "Report this as a bug")
-    about = {"core_hash": after, "train_trials": training.batches.trials, "environment": environment()}
+    model = training.model
+    with frozen_core(model) if frozen else nullcontext():
+        trained = train(
+            training,
+            lambda model: [s.forward_prediction(model) for s in scorers],
+            report,
+            store.work_folder(spec.key),
+            checkpoint_steps=spec.where.get("checkpoint_steps"),
+        )
+    about = {"core_hash": model.core_hash(), "train_trials": training.batches.trials, "environment": environment()}
     result = {**_outcome(trained), **about}
     arrays = {"gain": np.array(trained.history.gain), "spikes": trained.spikes}
     if trained.reason is None and len(data) == 1:

@@ -22,7 +22,7 @@ from sessionwise.errors import UsageError
 from sessionwise.io.files import read_json, write_json
 from sessionwise.io.tensors import read_tensors, write_tensors
 from sessionwise.model.checkpoint import arrays
-from sessionwise.model.ndt import NDT
+from sessionwise.model.ndt import NDT, Rng, positions_of, rows_of
 from sessionwise.model.streams import stream
 from sessionwise.runs.checkpoints import latest_checkpoint, save_checkpoint
 from sessionwise.runs.worker import Reporter
@@ -32,6 +32,8 @@ from sessionwise.training.batches import Batch, Batches
 
 Validate = Callable[[NDT], list[Evaluation]]
 MIN_STEPS = 10
+# After how many steps loss and gradient are looked at: on a GPU each look waits for everything that was launched.
+CHECK_EVERY = {"cpu": 1, "cuda": 50}
 
 
 class TrainSettings(BaseModel):
@@ -53,6 +55,10 @@ class TrainSettings(BaseModel):
     keep: Literal["best", "last"] = Field("best", description="checkpoint: best on validation, or the last")
     validations: int = Field(25, ge=1, description="validations during a training, evenly spaced, the last at its end")
     device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of matrix products; auto: bf16 where hardware and width make it faster"
+    )
+    compile: bool = Field(False, description="compile the core's blocks (minutes at the start; eager where it fails)")
 
 
 class FinetuneSettings(TrainSettings):
@@ -109,7 +115,11 @@ class Trained:
 
 
 class Training:
-    """One training in progress: everything that a checkpoint must hold for a bit-identical continuation."""
+    """One training in progress: everything that a checkpoint must hold for a bit-identical continuation.
+
+    ``dense``: compute all bins and weigh them, in tensors whose shapes do not depend on the mask. That is what a GPU
+    wants, where shapes that depend on values make the host wait; a CPU computes the rows that matter.
+    """
 
     def __init__(
         self, model: NDT, parameters: Sequence[nn.Parameter], batches: Batches, settings: TrainSettings, seed: int
@@ -118,7 +128,9 @@ class Training:
         self.total = total_steps(settings, batches.per_epoch)
         self.step, self.tokens, self.recent_loss = 0, 0, 0.0
         device = torch.device(settings.device)
-        self.mask_rng = stream(seed, *batches.role, "masks")
+        self.dense, self.check_every = device.type != "cpu", CHECK_EVERY[device.type]
+        self._seen = torch.zeros(4, dtype=torch.float64, device=device)  # step, tokens, loss, norm: last, or first bad
+        self.mask_rng = stream(seed, *batches.role, "masks", device=device)
         self.dropout_rng = stream(seed, *batches.role, "dropout", device=device)
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
@@ -136,22 +148,40 @@ class Training:
         self.history, self.crossfit, self.spikes = History(), CrossFit(), np.zeros(0)
 
     def advance(self) -> str | None:
-        """One optimiser step; the reason when the loss or the gradient is not finite."""
+        """One optimiser step; the reason when a loss or a gradient was seen that is not finite."""
         batch = self.batches.draw(self.settings.mask_ratio, self.mask_rng)
-        loss = batch_loss(self.model, batch, self.settings, self.dropout_rng)
+        loss = batch_loss(self.model, batch, self.settings, self.dropout_rng, self.dense)
         loss.backward()
+        return self.update(loss.detach(), batch.masked.numel())
+
+    def update(self, loss: Tensor, tokens: int) -> str | None:
+        """The second half of a step, from gradients to weights; the reason as of ``advance``."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
-        value = float(loss.detach())
-        if not math.isfinite(value) or not bool(torch.isfinite(norm)):
-            return f"loss {value:g}, gradient norm {float(norm):g} at step {self.step + 1} of {self.total}"
+        self._note(loss, norm, tokens)
+        if (self.step + 1) % self.check_every == 0 and (reason := self.check()):
+            return reason
         self.optimiser.step()
         if self.step + 1 < self.total:
             self.schedule.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        self.tokens += batch.masked.numel()
-        self.recent_loss = value
+        self.tokens += tokens
         return None
+
+    def _note(self, loss: Tensor, norm: Tensor, tokens: int) -> None:
+        """Keep loss and norm of this step where they are computed; of the first step that is not finite for good."""
+        place = torch.tensor([self.step + 1, self.tokens], dtype=torch.float64).to(self._seen.device, non_blocking=True)
+        now = torch.cat([place, torch.stack([loss, norm]).double()])
+        self._seen = torch.where(self._seen[2:].isfinite().all(), now, self._seen)
+
+    def check(self) -> str | None:
+        """The reason when a loss or a gradient since the last look was not finite; the training then stands there."""
+        step, tokens, loss, norm = self._seen.tolist()
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.recent_loss = loss
+            return None
+        self.step, self.tokens = int(step) - 1, int(tokens)
+        return f"loss {loss:g}, gradient norm {norm:g} at step {int(step)} of {self.total}"
 
     def validate(self, evaluations: list[Evaluation]) -> str | None:
         """Record one validation and keep the weights when they are the best so far; the reason when not finite."""
@@ -266,11 +296,13 @@ def train(
         if reason := training.advance():
             return training.finish(reason)
         validated = training.step in due
-        if validated and (reason := training.validate(validate(training.model))):
+        if validated and (reason := training.check() or training.validate(validate(training.model))):
             return training.finish(reason)
         late = time.monotonic() - saved > interval
         due_now = training.step % checkpoint_steps == 0 if checkpoint_steps else late
         if work is not None and (report.stopping or due_now):
+            if reason := training.check():
+                return training.finish(reason)
             begun = time.monotonic()
             save_checkpoint(work, training.step, training.save)
             saved = time.monotonic()
@@ -279,16 +311,24 @@ def train(
     return training.finish()
 
 
-def batch_loss(model: NDT, batch: Batch, settings: TrainSettings, dropout_rng: torch.Generator | None) -> Tensor:
-    """Poisson negative log likelihood (without log x!) of the masked entries; of all entries under ``next_step``."""
-    device = model.core.positions.device
+def batch_loss(model: NDT, batch: Batch, settings: TrainSettings, rng: Rng | None, dense: bool = False) -> Tensor:
+    """Poisson negative log likelihood (without log x!) of the masked entries; of all entries under ``next_step``.
+
+    dense: of all entries, weighted 1 or 0, without a shape that depends on the mask.
+    """
+    device = model.device
     counts, masked = batch.counts.to(device), batch.masked.to(device)
     if model.config.objective == "next_step":
         masked, scored = torch.zeros_like(masked), torch.ones_like(masked)
     else:
         scored = masked
-    log_rates = model.log_rates_at(scored, counts, masked, batch.session_id, dropout_rng)  # (scored bins, N)
-    losses = log_rates.exp() - counts[scored] * log_rates
+    if dense:
+        log_rates, observed = model(counts, masked, batch.session_id, rng), counts.float()  # (K, T, N)
+        losses = (log_rates.exp() - observed * log_rates) * scored.unsqueeze(-1)
+        total = losses.sum()
+        return total / (scored.sum() * counts.shape[-1]) if settings.loss == "mean" else total
+    log_rates = model.log_rates_at(scored, counts, masked, batch.session_id, rng)  # (scored bins, N)
+    losses = log_rates.exp() - rows_of(counts, positions_of(scored)).float() * log_rates
     return losses.mean() if settings.loss == "mean" else losses.sum()
 
 

@@ -20,6 +20,7 @@ from sessionwise.errors import UsageError, raise_all
 from sessionwise.model.ndt import NDTConfig
 from sessionwise.scoring.evaluate import EvaluationSettings
 from sessionwise.training.loop import FinetuneSettings, TrainSettings
+from sessionwise.training.precision import settle
 
 
 class Settings(BaseModel):
@@ -27,6 +28,8 @@ class Settings(BaseModel):
 
     split: how trials are divided ("random", "blocked" or "recorded"). A dump holds it where it is not "random": keys
     and folders of runs and rankings with the random split are those from before there were others.
+    ``precision`` may be "auto" in a preset; ``settled`` answers what this machine makes of it, and only settled values
+    reach keys and files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +42,15 @@ class Settings(BaseModel):
     finetune: FinetuneSettings = FinetuneSettings()
     baseline: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    def settled(self) -> Settings:
+        """The same with ``precision = "auto"`` replaced by what is fast on this machine (``precision.settle``)."""
+        changed = {}
+        for name in ("train", "finetune", "baseline"):
+            how: TrainSettings = getattr(self, name)
+            precision = settle(how.precision, how.device, self.model.width)
+            changed[name] = how.model_copy(update={"precision": precision})
+        return self.model_copy(update=changed)
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -73,7 +85,7 @@ PRESETS: Mapping[str, Settings] = {"tiny": TINY, "small": SMALL, "paper": PAPER}
 
 
 def preset(name: str, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Settings:
-    """A preset's settings with overrides: ``preset("tiny", ["train.epochs=50"])`` or ``{"train.epochs": 50}``.
+    """A preset's settled settings with overrides: ``preset("tiny", ["train.epochs=50"])``, ``{"train.epochs": 50}``.
 
     Raises UsageError for an unknown preset or key (with the nearest known one) and for a value out of range.
     """
@@ -83,7 +95,7 @@ def preset(name: str, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Sett
     values = PRESETS[name].model_dump()
     raise_all([problem for key, value in pairs if (problem := _override(values, key, value))])
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(values).settled()
     except ValidationError as error:
         raise_all([_setting_problem(entry) for entry in error.errors()])
         raise

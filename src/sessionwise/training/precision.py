@@ -1,0 +1,34 @@
+"""Which arithmetic a training uses, settled before its key is made.
+
+bf16 means: matrix products in bfloat16 under autocast; weights, optimiser, sums, loss and scores in float32.
+It pays where the hardware multiplies bfloat16 matrices faster, and the model is wide enough to spend its time there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16"]
+WIDE = 256  # embedding width from which bf16 pays on a CPU with bf16 units (benchmarks/step.py, docs/performance.md)
+_CPU_UNITS = ("amx_bf16", "avx512_bf16")
+
+
+def settle(asked: Literal["auto"] | Precision, device: str, width: int) -> Precision:
+    """The precision of a training on ``device`` ("cpu" or "cuda") of a model of embedding width ``width``.
+
+    For a GPU that is not in this machine (plans are made on login nodes), a card is assumed that has bf16 units.
+    """
+    if asked != "auto":
+        return asked
+    if device == "cuda":
+        old = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+        return "fp32" if old else "bf16"
+    return "bf16" if width >= WIDE and bf16_units() else "fp32"
+
+
+def bf16_units() -> str:
+    """Name of this CPU's instructions for bfloat16 matrix products, "" where it has none."""
+    has: dict[str, Any] = dict(torch.cpu.get_capabilities())
+    return next((name for name in _CPU_UNITS if has.get(name)), "")
