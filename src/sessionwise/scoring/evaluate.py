@@ -3,25 +3,40 @@
 Masks are fixed and seeded, so a score is a deterministic function of weights and trials. What is kept is the gain in
 log likelihood over the null model, trial by trial (for paired bootstraps and cross-fitting) and unit by unit.
 
-Axes: K trials, T bins, N units; the trials alternate between two halves (even and odd rows) for cross-fitting.
+A training is validated many times on the same trials: what no model changes (the null model's likelihood, the spikes,
+the indices of what is scored) is computed once, and trials go through the model under all their masks side by side.
+
+Axes: K trials, T bins, N units, F masks of every trial; a *pair* is a trial under one of its masks, pair f K + k.
+The trials alternate between two halves (even and odd rows) for cross-fitting.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from sessionwise.errors import DataError
 from sessionwise.model.masking import fold_of_bins, tail_mask
 from sessionwise.scoring.likelihood import RATE_FLOOR, mean_over_units, null_rates, pooled_bits, unit_bits
 
-_TRIALS_AT_ONCE = 64
+
+class _AtOnce(NamedTuple):
+    """How much is computed at once. pairs, counts: through the model, at most; terms: of the likelihood."""
+
+    pairs: int
+    counts: int
+    terms: int
+
+
+_ON_CPU = _AtOnce(pairs=32, counts=2**22, terms=2**17)  # 16 MB of floats are recycled by malloc, 1 MB stays in a cache
+_ON_GPU = _AtOnce(pairs=512, counts=2**27, terms=2**27)  # few launches; half a GB of floats
 
 
 class Predictor(Protocol):
@@ -37,9 +52,7 @@ class Predictor(Protocol):
         """Where counts and masks have to be."""
         ...
 
-    def log_rates_at(
-        self, bins: torch.Tensor, counts: torch.Tensor, masked: torch.Tensor, session_id: str
-    ) -> torch.Tensor:
+    def log_rates_at(self, bins: Tensor, counts: Tensor, masked: Tensor, session_id: str) -> Tensor:
         """Log rates (M, N) of ``bins`` (K, T) bool, in row order; counts (K, T, N), masked (K, T) bool.
 
         The counts of masked bins and of bins after the predicted one must not matter.
@@ -115,81 +128,165 @@ class Scorer:
         if not counts.any():
             raise DataError(f"session {session_id}", "no spike in the evaluated trials", "at least one", "Leave it out")
         self.session_id, self.settings = session_id, settings
-        self.counts = torch.from_numpy(np.ascontiguousarray(counts))
+        self.counts = np.ascontiguousarray(counts)
         self.null = null_rates(counts) if null is None else np.asarray(null, float)
         self.tail_null = null_rates(counts[:, -self.tail_bins :]) if null is None else self.null
         draws = range(settings.fold_seed, settings.fold_seed + settings.fold_draws)
         n_bins = counts.shape[1]
         folds = [fold_of_bins(session_id, n_session_trials, n_bins, settings.folds, draw)[rows] for draw in draws]
-        self.fold_masks = [torch.from_numpy(fold == f) for fold in folds for f in range(settings.folds)]
+        self.fold_masks = np.array([fold == f for fold in folds for f in range(settings.folds)])  # (F, K, T)
+        self._counts_on: dict[torch.device, Tensor] = {}
+        self._calls: dict[tuple[str, torch.device], list[_Call]] = {}
+        self._null_models: dict[str, _Sums] = {}
 
     def forward_prediction(self, model: Predictor) -> Evaluation:
         """The k-fold score: every bin is scored once a draw (``next_step`` needs no mask: one pass scores all bins)."""
         if model.objective == "next_step":
-            nothing = torch.zeros(self.counts.shape[:2], dtype=torch.bool)
-            return self._score(model, [(nothing, ~nothing)], self.null)
-        return self._score(model, [(mask, mask) for mask in self.fold_masks], self.null, self.settings.fold_draws)
+            every = np.ones((1, *self.counts.shape[:2]), dtype=bool)
+            return self._score(model, "all bins", ~every, every, self.null)
+        return self._score(model, "folds", self.fold_masks, self.fold_masks, self.null, self.settings.fold_draws)
 
     def tail(self, model: Predictor) -> Evaluation:
         """The tail score: the last k bins predicted at once from the bins before them; null rates are theirs (B4)."""
         K, T, _ = self.counts.shape
-        mask = torch.from_numpy(tail_mask(K, T, self.tail_bins))
-        return self._score(model, [(mask, mask)], self.tail_null)
+        mask = tail_mask(K, T, self.tail_bins)[np.newaxis]
+        return self._score(model, "tail", mask, mask, self.tail_null)
 
     @property
     def tail_bins(self) -> int:
         """How many bins the tail score masks: the setting, or all but the first bin of a shorter trial."""
         return min(self.settings.tail, self.counts.shape[1] - 1)
 
-    @torch.no_grad()
     def _score(
-        self, model: Predictor, masks: Sequence[tuple[torch.Tensor, torch.Tensor]], null: np.ndarray, draws: int = 1
+        self, model: Predictor, name: str, masked: np.ndarray, scored: np.ndarray, null: np.ndarray, draws: int = 1
     ) -> Evaluation:
-        K, T, N = self.counts.shape
+        """The gain over ``draws``; masked, scored: (F, K, T) bool and null: (N,), always the same under a ``name``."""
         device = model.device
-        sums = {name: np.zeros(shape) for name, shape in _shapes(K, T, N).items()}
-        floor = torch.from_numpy(null).to(device)
-        for start in range(0, K, _TRIALS_AT_ONCE):
-            part = slice(start, min(start + _TRIALS_AT_ONCE, K))
-            counts = self.counts[part].to(device)
-            for masked, scored in masks:
-                bins = scored[part].to(device)
-                log_rates = model.log_rates_at(bins, counts, masked[part].to(device), self.session_id)
-                _add(sums, part.start, bins, log_rates, counts[bins], floor)
-        scale = 1 / draws
-        return Evaluation(**{name: value * scale for name, value in sums.items()})
+        if name not in self._null_models:
+            self._null_models[name] = _null_model(self.counts, scored.sum(axis=0), null)
+        if device not in self._counts_on:
+            counts = torch.from_numpy(self.counts)
+            self._counts_on[device] = counts if device.type == "cpu" else _plain_integers(counts).to(device)
+        if (name, device) not in self._calls:
+            self._calls[name, device] = list(_calls(masked, scored, self.counts.shape[2], device))
+        found = _likelihood(model, self.session_id, self._counts_on[device], self._calls[name, device], scored.shape)
+        return _gain(found, self._null_models[name], draws)
 
 
-def _add(
-    sums: dict[str, np.ndarray],
-    first: int,
-    bins: torch.Tensor,
-    log_rates: torch.Tensor,
-    counts: torch.Tensor,
-    null: torch.Tensor,
-) -> None:
-    """Add M scored bins to the sums: gain = x (log r - log r0) - (r - r0).
+class _Sums(NamedTuple):
+    """Log likelihood (without log x!) and spikes of what is scored. by_bin: (K, T); by_unit: (2, N) by half."""
 
-    bins: (k, T) bool, of trials ``first`` on; log_rates, counts: (M, N) in the order of ``bins``; null: (N,).
+    by_bin: np.ndarray
+    by_unit: np.ndarray
+    spikes_by_bin: np.ndarray
+    spikes_by_unit: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """P pairs of one half that go through the model at once, on its device.
+
+    trial: (P,) their rows of the counts; masked, scored: (P, T) bool; rows: (M,) the scored bins, in order, in K T;
+    places: (M,) in F K T, on the CPU.
     """
-    trial, time = (index.cpu().numpy() for index in bins.nonzero(as_tuple=True))
-    log_rates, floor = log_rates.clamp_min(math.log(RATE_FLOOR)), null.clamp_min(RATE_FLOOR).float()
-    spikes = counts.float()
-    gain = ((log_rates - floor.log()) * spikes - (log_rates.exp() - floor)).double()
-    even = torch.from_numpy((first + trial) % 2 == 0).to(gain.device)
-    for name, values in (("gain", gain), ("spikes", spikes.double())):
-        by_bin = values.sum(dim=1).cpu().numpy()
-        np.add.at(sums[name], first + trial, by_bin)
-        np.add.at(sums[f"bin_{name}"], time, by_bin)
-        sums[f"unit_{name}"] += torch.stack([values[even].sum(dim=0), values[~even].sum(dim=0)]).cpu().numpy()
+
+    half: int
+    trial: Tensor
+    masked: Tensor
+    scored: Tensor
+    rows: Tensor
+    places: np.ndarray
+
+
+def _calls(masked: np.ndarray, scored: np.ndarray, n_units: int, device: torch.device) -> Iterator[_Call]:
+    """Every pair with a scored bin once; masked, scored: (F, K, T) bool."""
+    F, K, T = scored.shape
+    at_once = _at_once(device)
+    limit = max(1, min(at_once.pairs, at_once.counts // (T * n_units)))
+    masked, scored = masked.reshape(F * K, T), scored.reshape(F * K, T)
+    for half in (0, 1):
+        pairs = (np.arange(half, K, 2)[:, np.newaxis] + K * np.arange(F)).ravel()  # a trial's masks are neighbours
+        pairs = pairs[scored[pairs].any(axis=1)]
+        for chosen in np.array_split(pairs, math.ceil(len(pairs) / limit)) if len(pairs) else []:
+            pair, time = np.nonzero(scored[chosen])
+            places = chosen[pair] * T + time
+            yield _Call(
+                half,
+                trial=torch.from_numpy(chosen % K).to(device),
+                masked=torch.from_numpy(masked[chosen]).to(device),
+                scored=torch.from_numpy(scored[chosen]).to(device),
+                rows=torch.from_numpy(places % (K * T)).to(device),
+                places=places,
+            )
+
+
+@torch.no_grad()
+def _likelihood(
+    model: Predictor, session_id: str, counts: Tensor, calls: list[_Call], shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log likelihood (without log x!): (K, T) by bin, (2, N) by half and unit; counts: (K, T, N); shape: F, K, T."""
+    by_unit = torch.zeros(2, counts.shape[2], dtype=torch.float64, device=counts.device)
+    by_bin = []
+    for call in calls:
+        log_rates = model.log_rates_at(call.scored, counts.index_select(0, call.trial), call.masked, session_id)
+        at_once = max(1, _at_once(counts.device).terms // counts.shape[2])
+        for some, rows in zip(log_rates.split(at_once), call.rows.split(at_once), strict=True):
+            terms = _terms(some, counts.flatten(0, 1).index_select(0, rows))
+            by_bin.append(terms.sum(dim=1))
+            by_unit[call.half] += terms.sum(dim=0)
+    back = torch.cat([*by_bin, by_unit.flatten()]).cpu().numpy()  # once: a GPU is not waited for before
+    placed = np.zeros(math.prod(shape))
+    placed[np.concatenate([call.places for call in calls])] = back[: -by_unit.numel()]
+    return placed.reshape(shape).sum(axis=0), back[-by_unit.numel() :].reshape(by_unit.shape)
+
+
+def _terms(log_rates: Tensor, counts: Tensor) -> Tensor:
+    """x log r - r of (M, N) entries, in 64 bits so that sums of any length and order agree."""
+    log_rates = log_rates.clamp_min(math.log(RATE_FLOOR))
+    terms = counts.to(log_rates.dtype).mul_(log_rates)
+    return terms.sub_(log_rates.exp_()).double()
+
+
+def _null_model(counts: np.ndarray, times: np.ndarray, null: np.ndarray) -> _Sums:
+    """The null model's likelihood and the spikes; times: (K, T) how often each bin is scored; null: (N,) rates."""
+    K, T, N = counts.shape
+    rates = np.maximum(null, RATE_FLOOR)
+    log_rates = np.log(rates)
+    by_bin, spikes_by_bin, spikes_by_unit = np.empty((K, T)), np.empty((K, T)), np.zeros((2, N))
+    for k in range(K):  # trial by trial: all counts as floats would be eight times the counts
+        spikes = counts[k] * times[k, :, np.newaxis].astype(float)  # (T, N)
+        spikes_by_bin[k] = spikes.sum(axis=1)
+        spikes_by_unit[k % 2] += spikes.sum(axis=0)
+        by_bin[k] = (spikes * log_rates).sum(axis=1) - times[k] * rates.sum()
+    scored = np.array([times[half::2].sum() for half in (0, 1)])
+    by_unit = spikes_by_unit * log_rates - np.outer(scored, rates)
+    return _Sums(by_bin, by_unit, spikes_by_bin, spikes_by_unit)
+
+
+def _gain(likelihood: tuple[np.ndarray, np.ndarray], null: _Sums, draws: int) -> Evaluation:
+    """What a model gains over the null model, a draw of the folds."""
+    by_bin, by_unit = (likelihood[0] - null.by_bin) / draws, (likelihood[1] - null.by_unit) / draws
+    spikes, unit_spikes = null.spikes_by_bin / draws, null.spikes_by_unit / draws
+    return Evaluation(
+        gain=by_bin.sum(axis=1),
+        spikes=spikes.sum(axis=1),
+        unit_gain=by_unit,
+        unit_spikes=unit_spikes,
+        bin_gain=by_bin.sum(axis=0),
+        bin_spikes=spikes.sum(axis=0),
+    )
+
+
+def _at_once(device: torch.device) -> _AtOnce:
+    return _ON_CPU if device.type == "cpu" else _ON_GPU
+
+
+def _plain_integers(counts: Tensor) -> Tensor:
+    """Counts in a type that every device can select rows of: 16 bits without a sign are not."""
+    return counts if counts.dtype == torch.uint8 else counts.int()
 
 
 def horizon(tail: Evaluation, k: int) -> list[float]:
     """(k,) bits per spike of the tail's bins, 1 to k steps ahead (protocol B2)."""
     gain, spikes = tail.bin_gain[-k:], tail.bin_spikes[-k:]
     return [pooled_bits(float(g), float(n)) for g, n in zip(gain, spikes, strict=True)]
-
-
-def _shapes(K: int, T: int, N: int) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {"gain": (K,), "unit_gain": (2, N), "bin_gain": (T,)}
-    return {**shapes, **{name.replace("gain", "spikes"): shape for name, shape in shapes.items()}}
