@@ -199,7 +199,7 @@ def test_a_trial_goes_through_the_model_under_all_its_masks_at_once():
 @pytest.mark.parametrize("shape", [(1, 8, 5), (3, 2, 5), (5, 8, 1)])
 def test_the_smallest_of_everything_is_scored(shape):
     """One trial has one half; two bins leave a third fold empty."""
-    K, T, N = shape
+    K, T, _ = shape
     rng = np.random.default_rng(0)
     counts = rng.poisson(2.0, shape).astype(np.uint8)
     counts[:, 0, 0] += 1 + np.arange(K, dtype=np.uint8)
