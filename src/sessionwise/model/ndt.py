@@ -13,7 +13,7 @@ Axes: K trials, T bins, N units of one session, S spike-token width, D embedding
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Literal
 
@@ -109,10 +109,17 @@ class Block(nn.Module):
         return add_dropped(x, step, self.dropout, rng)
 
 
+def run_block(block: Block, x: Tensor, hidden: Tensor, rng: Rng | None, tokens: Tensor | None = None) -> Tensor:
+    """One block, as a function that can be compiled (`compiling.py`)."""
+    answer: Tensor = block(x, hidden, rng, tokens)
+    return answer
+
+
 class Core(nn.Module):
     """Everything shared between sessions; the part that is frozen when a held-out session gets new stitchers."""
 
     hidden: Tensor
+    run: Callable[..., Tensor] = staticmethod(run_block)
 
     def __init__(self, config: NDTConfig, n_bins: int) -> None:
         super().__init__()
@@ -134,10 +141,10 @@ class Core(nn.Module):
         x = dropout(torch.cat([prefix, bins + self.positions], dim=1), self.config.dropout, rng)  # (K, L, D)
         *blocks, last = self.blocks
         for block in blocks:
-            x = block(x, self.hidden, rng)
+            x = self.run(block, x, self.hidden, rng)
         if wanted is None:
-            return self.norm(last(x, self.hidden, rng)[:, PREFIX:])
-        return self.norm(last(x, self.hidden, rng, positions_of(F.pad(wanted, (PREFIX, 0)))))
+            return self.norm(self.run(last, x, self.hidden, rng)[:, PREFIX:])
+        return self.norm(self.run(last, x, self.hidden, rng, positions_of(F.pad(wanted, (PREFIX, 0)))))
 
 
 class Stitchers(nn.Module):

@@ -30,8 +30,9 @@ from sessionwise.errors import IntegrityError, UsageError
 from sessionwise.io.files import write_json
 from sessionwise.io.tensors import write_tensors
 from sessionwise.model.checkpoint import load_model, mean_session_embedding, save_model
+from sessionwise.model.compiling import compile_core
 from sessionwise.model.frozen import frozen_core
-from sessionwise.model.ndt import NDT, NDTConfig
+from sessionwise.model.ndt import NDT, NDTConfig, run_block
 from sessionwise.model.streams import stream
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
@@ -48,6 +49,7 @@ from sessionwise.training.loop import (
     total_steps,
     train,
 )
+from sessionwise.training.precision import bf16_units
 from sessionwise.training.presets import Settings, without_default_split
 from sessionwise.training.references import (
     Candidate,
@@ -226,6 +228,8 @@ def _training(
 ) -> Training:
     model.to(settings.device)
     model.precision = "bf16" if settings.precision == "bf16" else "fp32"
+    if settings.compile:
+        compile_core(model)
     batches = Batches(data, settings.batch_size, spec.seed, role_of(spec), device=settings.device)
     return Training(model, parameters, batches, settings, spec.seed)
 
@@ -251,6 +255,8 @@ def _train_and_commit(
             checkpoint_steps=spec.where.get("checkpoint_steps"),
         )
     about = {"core_hash": model.core_hash(), "train_trials": training.batches.trials, "environment": environment()}
+    if training.settings.compile:
+        about["compiled"] = model.core.run is not run_block
     result = {**_outcome(trained), **about}
     arrays = {"gain": np.array(trained.history.gain), "spikes": trained.spikes}
     if trained.reason is None and len(data) == 1:
@@ -420,6 +426,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "bf16_units": bf16_units(),
     }
 
 
