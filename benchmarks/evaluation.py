@@ -116,20 +116,21 @@ def plain_bps(model: NDT, scorer: Scorer) -> float:
     counts, null = torch.from_numpy(scorer.counts), torch.from_numpy(null_rates(scorer.counts))
     floor = null.clamp_min(RATE_FLOOR).float()
     K, T, N = counts.shape
-    gain, spikes, bin_gain, unit_gain = np.zeros(K), np.zeros(K), np.zeros(T), np.zeros((2, N))
+    sums = {name: (np.zeros(K), np.zeros(T), np.zeros((2, N))) for name in ("gain", "spikes")}
     for mask in scorer.fold_masks:
         bins = torch.from_numpy(mask)
         log_rates = model.log_rates_at(bins, counts, bins, SESSION).clamp_min(math.log(RATE_FLOOR))
         seen = counts[bins].float()
-        entries = ((log_rates - floor.log()) * seen - (log_rates.exp() - floor)).double()
-        trial, time_bin = (index.numpy() for index in bins.nonzero(as_tuple=True))
-        by_bin = entries.sum(dim=1).numpy()
-        np.add.at(gain, trial, by_bin)
-        np.add.at(bin_gain, time_bin, by_bin)
-        np.add.at(spikes, trial, seen.double().sum(dim=1).numpy())
+        gain = ((log_rates - floor.log()) * seen - (log_rates.exp() - floor)).double()
+        trial, when = (index.numpy() for index in bins.nonzero(as_tuple=True))
         even = torch.from_numpy(trial % 2 == 0)
-        unit_gain += torch.stack([entries[even].sum(dim=0), entries[~even].sum(dim=0)]).numpy()
-    return float(gain.sum() / (spikes.sum() * math.log(2)))
+        for name, values in (("gain", gain), ("spikes", seen.double())):
+            by_trial, by_time, by_unit = sums[name]
+            by_bin = values.sum(dim=1).numpy()
+            np.add.at(by_trial, trial, by_bin)
+            np.add.at(by_time, when, by_bin)
+            by_unit += torch.stack([values[even].sum(dim=0), values[~even].sum(dim=0)]).numpy()
+    return float(sums["gain"][0].sum() / (sums["spikes"][0].sum() * math.log(2)))
 
 
 class SameBatch(Batches):
