@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,23 +102,24 @@ def rank_command(
 
     What is stored in STUDY is not computed again; after any interruption the same command goes on.
     """
-    from sessionwise.data.store import open_store
-    from sessionwise.runs.progress import make_progress
-    from sessionwise.selection.ranking import rank_many
+    names, whole_seeds = _names("--heldout", heldout), _whole_numbers("--seeds", seeds)
+    with _workers_from_now(on, to):
+        from sessionwise.data.store import open_store
+        from sessionwise.runs.progress import make_progress
+        from sessionwise.selection.ranking import rank_many
 
-    names = _names("--heldout", heldout)
-    rankings = rank_many(
-        open_store(store),
-        names,
-        pool=pool,
-        preset=preset,
-        seeds=_whole_numbers("--seeds", seeds),
-        overrides=set_ or (),
-        to=to,
-        on=on,
-        progress=make_progress(),
-        retry_failed=retry_failed,
-    )
+        rankings = rank_many(
+            open_store(store),
+            names,
+            pool=pool,
+            preset=preset,
+            seeds=whole_seeds,
+            overrides=set_ or (),
+            to=to,
+            on=on,
+            progress=make_progress(),
+            retry_failed=retry_failed,
+        )
     for ranking in rankings:
         _print_ranking(ranking.document)
     print(f"report: {shown(_write_report(to))}")
@@ -170,7 +172,8 @@ def _scaling(
     if dry_run:
         _print_plan(plan_recipe(asked, to, store, on=on))
         return
-    folder = run_study(asked, _required(to), store=store, on=on, progress=make_progress(), retry_failed=retry)
+    with _workers_from_now(on, _required(to)):
+        folder = run_study(asked, _required(to), store=store, on=on, progress=make_progress(), retry_failed=retry)
     print(f"report: {shown(_write_report(folder))}")
     _print_study(folder)
 
@@ -247,10 +250,11 @@ def demo_command(
     on: Executor = "processes",
 ) -> None:
     """Rank simulated sessions of known closeness, compare what selections give, and write the report."""
-    from sessionwise.runs.progress import make_progress
-    from sessionwise.study.demo import run_demo
+    with _workers_from_now(on, to):
+        from sessionwise.runs.progress import make_progress
+        from sessionwise.study.demo import run_demo
 
-    demo = run_demo(to, seed=seed, on=on, progress=make_progress())
+        demo = run_demo(to, seed=seed, on=on, progress=make_progress())
     _print_ranking(demo.ranking.document)
     _print_comparison(demo.comparison)
     print(f"report: {shown(demo.report)}")
@@ -279,6 +283,16 @@ def _write_report(study: Path, allow_missing: bool = False) -> Path:
     if (study / STUDY_FILE).exists():
         say(f"note: the study in {study} is not finished; its rankings are shown")
     return report_of_study(study)
+
+
+def _workers_from_now(on: str, study: Path) -> AbstractContextManager[None]:
+    """Workers that start now, beside the imports and the planning of this process, and stay for the whole command.
+
+    Where a study goes on, perhaps with nothing left to compute, they start when there is a run for them.
+    """
+    from sessionwise.runs.launch import early_workers
+
+    return early_workers(on, start=not (study / "runs").exists())
 
 
 def _names(option: str, text: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,48 @@ def test_counts_are_hashed_once_a_process(store: SessionStore, monkeypatch: pyte
     for _ in range(3):
         store.load("a")
     assert hashed == ["counts.npy"]
+
+
+def test_what_is_known_is_taken_over_while_the_files_are_the_same(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = open_store(store.path)
+    loaded = {i: known.load(i) for i in known}
+    read: list[str] = []
+    real = store_module.read_info
+    monkeypatch.setattr(store_module, "read_info", lambda folder: read.append(folder.name) or real(folder))
+    again = open_store(store.path, known)
+    assert read == [] and all(again.load(i) is loaded[i] for i in known)
+    rewritten = store.info("b").folder / "session.json"
+    rewritten.write_bytes(rewritten.read_bytes())  # the same bytes at another time are read again
+    again = open_store(store.path, again)
+    assert read == [rewritten.parent.name] and again.load("a") is loaded["a"] and again.load("b") is not loaded["b"]
+    assert again.load("b").trainval_hash == loaded["b"].trainval_hash
+    assert (again.load("b").counts("train") == loaded["b"].counts("train")).all()
+
+
+@pytest.mark.parametrize("name", ["counts.npy", "session.json", "manifest.json"])
+def test_a_file_that_changed_is_noticed_by_who_knew_the_store(store: SessionStore, name: str) -> None:
+    known = open_store(store.path)
+    known.load("a")
+    path = store.info("a").folder / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(IntegrityError):
+        open_store(store.path, known).load("a")
+
+
+def test_sessions_come_and_go_also_for_who_knew_the_store(store: SessionStore) -> None:
+    known = open_store(store.path)
+    known.load("a")
+    store.add(session("z", 9))
+    assert open_store(store.path, known).ids == (*known.ids, "z")
+    shutil.rmtree(store.info("a").folder)
+    later = open_store(store.path, known)
+    assert later.ids == (*known.ids[1:], "z")
+    with pytest.raises(UsageError):
+        later.load("a")
 
 
 def test_check_lists_every_problem(store: SessionStore) -> None:

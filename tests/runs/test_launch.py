@@ -20,7 +20,8 @@ import pytest
 import toy_work
 
 from sessionwise.errors import EXIT_STOPPED, EnvironmentProblem, IntegrityError, SessionwiseWarning, UsageError
-from sessionwise.runs.launch import execute, pending
+from sessionwise.runs import pool
+from sessionwise.runs.launch import early_workers, execute, pending, time_spent
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
@@ -97,6 +98,15 @@ def test_the_longest_ready_run_is_next_and_readers_do_not_wait_for_strangers(stu
     reader = study.spec(seed=3, steps=5, inputs={"core": long})
     study.execute([reader, short, long, short], on)
     assert study.events("begun") == [long.key, reader.key, short.key]
+
+
+def test_what_others_wait_for_longest_comes_first(study):
+    middle, first = study.spec(seed=1, steps=6), study.spec(seed=2, steps=3)
+    second = study.spec(seed=3, steps=2, inputs={"core": first})
+    third = study.spec(seed=4, steps=2, inputs={"core": second, "other": middle})
+    lone = study.spec(seed=5, steps=5)
+    study.execute([lone, third, second, middle, first], "processes:1")  # chains: middle 8, first 7, lone 5, second 4
+    assert study.events("begun") == [spec.key for spec in (middle, first, lone, second, third)]
 
 
 def test_what_is_stored_is_not_computed_and_readers_see_their_inputs(study):
@@ -263,6 +273,72 @@ def test_workers_have_one_thread_and_the_users_modules(study):
     outcome = execute([study.spec("work", 2)], study.store, "toy_work:environment", "processes:1")
     found = study.store.result(next(iter(outcome)))
     assert found["threads"] == "1" and found["main"] == "sessionwise.runs.worker"
+
+
+def test_one_thread_is_set_inside_the_worker_as_well(study, monkeypatch):
+    monkeypatch.setattr(pool, "ONE_THREAD", {"OMP_NUM_THREADS": "2"})  # what the launcher hands over is not enough
+    execute([study.spec()], study.store, "toy_threads:run", "processes:1")
+    found = study.store.result(study.spec().key)
+    assert (found["intra"], found["interop"]) == (1, 1) and found["environment"] == ["1", "1", "1", "0"]
+
+
+# -- workers that are kept ----------------------------------------------------------------------------------------
+
+
+def pids(study: Study) -> list[int]:
+    """The processes that began runs, in the order of time."""
+    return [int(path.name.split("-")[3]) for path in sorted(study.log.glob("*-begun-*"))]
+
+
+def test_workers_start_before_there_is_a_run_and_go_from_command_to_command(study):
+    with early_workers("processes:2", work=WORK):
+        early = [process.pid for process in pool._kept]
+        study.execute([study.spec(seed=1)])
+        Study(study.folder / "other").execute([study.spec(seed=1)])  # another store, the same log
+        study.execute([study.spec("print", seed=2)], "processes:1")
+        assert len(early) == 2 and set(pids(study)) <= set(early) and len(set(pids(study))) < 3
+    assert not any(alive(pid) for pid in early) and pool._kept is None
+    assert any("noise" in path.read_text() for path in (study.store.root / "logs").iterdir())
+    study.execute([study.spec(seed=4)])
+    assert pids(study)[-1] not in early
+
+
+def test_a_kept_worker_that_died_is_replaced(study):
+    with early_workers("processes:1", work=WORK):
+        study.execute([study.spec(seed=1)], "processes:1")
+        os.kill(pids(study)[0], signal.SIGKILL)
+        assert set(study.execute([study.spec(seed=2)], "processes:1").values()) == {"done"}
+        assert len(set(pids(study))) == 2
+
+
+def test_workers_with_a_run_in_hand_are_not_kept_after_a_failure(study):
+    with early_workers("processes:2", start=False, work=WORK):
+        with pytest.raises(IntegrityError):
+            study.execute([study.spec("integrity", 1), study.spec(seed=2, seconds=0.3)])
+        assert pool._kept == []
+        assert set(study.execute([study.spec(seed=2)]).values()) == {"done"}
+
+
+def test_early_workers_leave_a_strange_executor_to_execute(study):
+    with early_workers("gpu"), pytest.raises(UsageError, match="--on"):
+        study.execute([study.spec()], "gpu")
+
+
+# -- where the time went ------------------------------------------------------------------------------------------
+
+
+def test_the_parts_of_a_run_and_of_a_command(study):
+    spec = study.spec("steps", 1, steps=12)
+    begun = time.monotonic()
+    outcomes = execute([spec], study.store, WORK, "processes:1")
+    spent = time_spent(outcomes.values(), "processes:1", time.monotonic() - begun)
+    parts = outcomes[spec.key].parts
+    assert set(parts) == {"load", "steps", "commit"} and min(parts.values()) >= 0 and parts["steps"] > 0
+    assert sum(parts.values()) <= outcomes[spec.key].seconds
+    sums = sum(spent[name] for name in ("load", "steps", "commit", "handover", "idle"))
+    assert sums == pytest.approx(spent["seconds"]) and 0 < spent["busy"] < 1 and spent["runs"] == 1
+    again = execute([spec], study.store, WORK, "processes:1")
+    assert time_spent(again.values(), "processes:1", 1.0)["steps"] == 0
 
 
 # -- several drivers, kills and signals ---------------------------------------------------------------------------

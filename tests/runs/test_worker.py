@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from sessionwise.errors import EXIT_STOPPED, EnvironmentProblem, IntegrityError, LeakageError, Stopped, UsageError
+from sessionwise.runs import worker
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
 from sessionwise.runs.worker import Reporter, pack_error, perform, unpack_error
@@ -24,6 +25,25 @@ def test_reports_are_throttled_but_scores_always_pass():
         report({"step": step, "bps": 0.1 if step == 500 else None})
     assert 2 <= len(sent) < 20 and sent[0]["step"] == 0
     assert 500 in [event["step"] for event in sent]
+
+
+def test_the_parts_of_a_run_follow_from_its_reports(monkeypatch):
+    times = iter([0.0, 10.0, 13.0, 14.0, 15.0, 15.5])
+    monkeypatch.setattr(worker.time, "monotonic", lambda: next(times))
+    report = Reporter(lambda event: None)  # made at 0, begun at 10, three steps of 1 second each, the end
+    report.begin()
+    for step in range(3):
+        report({"step": step})
+    assert report.parts() == {"load": 2.0, "steps": 3.0, "commit": 0.5}
+
+
+def test_a_run_that_reports_once_has_no_steps(monkeypatch):
+    times = iter([0.0, 1.0, 2.0, 5.0])
+    monkeypatch.setattr(worker.time, "monotonic", lambda: next(times))
+    report = Reporter(lambda event: None)
+    report.begin()
+    report({"step": 1})
+    assert report.parts() == {"load": 4.0, "steps": 0.0, "commit": 0.0}
 
 
 def test_a_report_raises_when_a_stop_was_asked_for():

@@ -1,6 +1,7 @@
 """Runs on a toy store: what each leaves behind, the frozen core, sealed test trials, and what identity depends on."""
 
 import hashlib
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -280,6 +281,32 @@ def test_content_that_changed_after_planning_is_refused(study, tmp_path):
     store = RunStore(tmp_path / "runs")
     with pytest.raises(IntegrityError, match="session sim-00: changed since the plan was made"):
         execute([replace(planned, where={"store": str(changed.path)})], store, on="here")
+
+
+def test_counts_that_change_between_two_runs_of_a_process_are_refused(study, tmp_path):
+    sessions, settings, specs, _ = study
+    own = tmp_path / "store"
+    shutil.copytree(sessions.path, own)
+    execute([replace(specs["core"], where={"store": str(own)})], RunStore(tmp_path / "runs"), on="here")
+    counts = own / sessions.info("sim-00").folder.name / "counts.npy"
+    data = bytearray(counts.read_bytes())
+    data[-1] ^= 1
+    counts.write_bytes(bytes(data))
+    again = replace(pretrain_spec(sessions, ["sim-00"], settings, 11), where={"store": str(own)})
+    with pytest.raises(IntegrityError, match=r"counts\.npy"):
+        execute([again], RunStore(tmp_path / "runs"), on="here")
+
+
+def test_a_run_here_has_one_thread_and_the_caller_keeps_his(study, tmp_path, monkeypatch):
+    _, _, specs, _ = study
+    before, inside, real = torch.get_num_threads(), [], jobs.load_sessions
+    monkeypatch.setattr(jobs, "load_sessions", lambda spec: inside.append(torch.get_num_threads()) or real(spec))
+    torch.set_num_threads(2)
+    try:
+        execute([specs["core"]], RunStore(tmp_path / "runs"), on="here")
+        assert (inside, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_divergence_is_committed_with_its_reason_and_without_weights(study, toy_settings, tmp_path):

@@ -38,6 +38,7 @@ from sessionwise.io.files import (
 
 STORE_FILE = "store.json"
 _AGAIN = "Restore it from a copy, or import the recording again into a new store"
+_State = tuple[tuple[int, int, int], ...]
 _verified: set[tuple[str, int, int, int]] = set()  # counts files whose hash this process has checked
 
 
@@ -47,6 +48,7 @@ class SessionStore:
     def __init__(self, path: Path, infos: Mapping[str, SessionInfo]) -> None:
         self.path, self._infos = Path(path), dict(infos)
         self._loaded: dict[tuple[str, int, SplitKind], SessionData] = {}
+        self._read: dict[Path, tuple[_State, SessionInfo]] = {}  # folder -> its small files and what they said
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -141,20 +143,31 @@ class SessionStore:
         _note_grid(self.path, info)
 
 
-def open_store(path: str | Path) -> SessionStore:
-    """Open a prepared store; every ``session.json`` is checked against its manifest, counts when they are used."""
+def open_store(path: str | Path, known: SessionStore | None = None) -> SessionStore:
+    """Open a prepared store; every ``session.json`` is checked against its manifest, counts when they are used.
+
+    ``known``: the same store as it was opened before. Sessions whose files have the same size, time and inode as then
+    are taken over from it, with what was loaded of them.
+    """
     path = Path(path)
     _require_store(path)
     problems: list[SessionwiseError] = []
     infos: dict[str, SessionInfo] = {}
+    read: dict[Path, tuple[_State, SessionInfo]] = {}
     for folder in _session_folders(path):
+        state = _state_of(folder)
+        before = known._read.get(folder) if known is not None else None
         try:
-            info = read_info(folder)
-            infos[info.id] = info
+            info = before[1] if before and before[0] == state else read_info(folder)
+            infos[info.id], read[folder] = info, (state, info)
         except (DataError, IntegrityError) as problem:
             problems.append(problem)
     raise_all(problems)
-    return SessionStore(path, infos)
+    store = SessionStore(path, infos)
+    store._read = read
+    if known is not None:
+        store._loaded = {asked: data for asked, data in known._loaded.items() if infos.get(data.id) is data.meta}
+    return store
 
 
 def create_store(path: str | Path) -> SessionStore:
@@ -225,6 +238,18 @@ def staged_session(session: Session, final: Path) -> Iterator[None]:
         write_npy(tmp / "counts.npy", session.counts)
         write_json(tmp / "session.json", describe(session, sha256_file(tmp / "counts.npy")))
         yield
+
+
+def _state_of(folder: Path) -> _State:
+    """Size, time and inode of the files that `read_info` reads; a missing one has none."""
+    state = []
+    for name in (MANIFEST, "session.json"):
+        try:
+            found = (folder / name).stat()
+            state.append((found.st_size, found.st_mtime_ns, found.st_ino))
+        except OSError:
+            state.append((-1, 0, 0))
+    return tuple(state)
 
 
 def read_info(folder: Path) -> SessionInfo:

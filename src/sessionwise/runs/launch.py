@@ -12,20 +12,20 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from sessionwise.errors import SessionwiseWarning, Stopped, UsageError
-from sessionwise.runs.pool import GRACE_S, Pool, Worker
+from sessionwise.runs.pool import GRACE_S, Pool, Worker, kept_workers
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.schedule import Outcome, Schedule, reason_of, stored_outcome
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import FAILED, LOST, RAISED, RunStore
 from sessionwise.runs.worker import STOP_SIGNALS, Reporter, load_work, perform, unpack_error
 
-__all__ = ["Outcome", "execute", "pending", "runs_at_a_time"]
+__all__ = ["Outcome", "early_workers", "execute", "pending", "runs_at_a_time", "time_spent"]
 
 MAX_ATTEMPTS = 3  # a run whose worker dies is retried at most twice in a command
 _POLL_S = 0.25
@@ -72,6 +72,35 @@ def pending(specs: Sequence[RunSpec], store: RunStore, retry_failed: bool = Fals
     """The runs that ``execute`` would have to compute, in the given order, each once; reads only."""
     unique = {spec.key: spec for spec in specs}
     return [spec for key, spec in unique.items() if stored_outcome(key, store, retry_failed) is None]
+
+
+def time_spent(outcomes: Iterable[Outcome], on: str, seconds: float) -> dict[str, Any]:
+    """Where the workers' time went in a command that took ``seconds``: sums over its runs, and what is left of it.
+
+    load, steps, commit: inside the runs (``Outcome.parts``); handover: between a worker being given a run and the work
+    on it (in a worker's first run: its imports) and back; idle: without a run. busy: steps as a share of all.
+    """
+    computed, workers = [outcome for outcome in outcomes if outcome.computed], runs_at_a_time(on)
+    parts = {name: sum(outcome.parts.get(name, 0.0) for outcome in computed) for name in ("load", "steps", "commit")}
+    in_hand, available = sum(outcome.seconds for outcome in computed), workers * seconds
+    rest = {"handover": in_hand - sum(parts.values()), "idle": available - in_hand}
+    share = parts["steps"] / available if available > 0 else 0.0
+    return {"workers": workers, "seconds": seconds, "runs": len(computed), **parts, **rest, "busy": share}
+
+
+@contextmanager
+def early_workers(on: str, start: bool = True, work: str = "sessionwise.training.jobs:run") -> Iterator[None]:
+    """Keep workers between the calls of ``execute`` inside the block.
+
+    start: begin with as many as will be needed, so that they import while the caller plans. An unknown ``on`` is left
+    for ``execute`` to refuse.
+    """
+    try:
+        size = _workers(on)
+    except UsageError:
+        size = 0
+    with kept_workers(size, work, start):
+        yield
 
 
 class _Command:
@@ -164,7 +193,7 @@ class _Command:
     def _handle_reply(self, spec: RunSpec, reply: dict[str, Any], seconds: float) -> None:
         how = reply["reply"]
         if how in ("done", "stored"):
-            self._settle_stored(spec, seconds, computed=how == "done")
+            self._settle_stored(spec, seconds, computed=how == "done", parts=reply.get("parts"))
         elif how == "busy":
             self._wait_for(spec, reply["holder"])
         elif how == "raised":
@@ -177,14 +206,18 @@ class _Command:
         else:
             self._handle_stopped(spec, seconds)
 
-    def _settle_stored(self, spec: RunSpec, seconds: float, computed: bool) -> None:
+    def _settle_stored(
+        self, spec: RunSpec, seconds: float, computed: bool, parts: Mapping[str, float] | None = None
+    ) -> None:
         key = spec.key
         if not self.store.committed(key):
             return self._handle_lost(spec, seconds, "its folder vanished or was damaged right after the commit")
         state = self.store.state(key)
         cause = RAISED if state == FAILED else None
         seconds = seconds if computed else 0.0
-        self._settle(Outcome(key, state, reason_of(self.store, key), cause, computed, self.attempts[key], seconds))
+        attempts = self.attempts[key]
+        reason = reason_of(self.store, key)
+        self._settle(Outcome(key, state, reason, cause, computed, attempts, seconds, parts or {}))
         return None
 
     def _wait_for(self, spec: RunSpec, holder: str) -> None:

@@ -1,6 +1,8 @@
 """The launcher's side of the workers: start, send, listen, notice death, stop.
 
 Each worker is a process of its own with one thread of computation; the death of one concerns only the run in its hand.
+Inside `kept_workers` processes start before there is a run for them, and go from one command to the next: importing
+what a training needs takes them seconds.
 """
 
 from __future__ import annotations
@@ -14,25 +16,50 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sessionwise.errors import EnvironmentProblem
 from sessionwise.io.files import disk_problem
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
+from sessionwise.runs.worker import ONE_THREAD
 
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "VECLIB_MAXIMUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "GOMP_SPINCOUNT": "0",
-}
 GRACE_S = 60.0  # how long a run in hand may take to reach its next report when the command stops
 _QUOTED_LINES = 5
 _MAX_EARLY_DEATHS = 3
+_MAX_EARLY_STARTS = 8  # before it is known how many runs there are
+_Process = subprocess.Popen[bytes]
+_kept: list[_Process] | None = None  # idle processes; None where none are kept
+
+
+@contextmanager
+def kept_workers(size: int, work: str, start: bool = True) -> Iterator[None]:
+    """Keep idle worker processes between commands until the end of the block.
+
+    start: begin with ``size`` of them (8 at most), which import the work function while the caller does other things.
+    """
+    global _kept
+    if _kept is not None:  # the outer block keeps them
+        yield
+        return
+    _kept = []
+    try:
+        for _ in range(min(size, _MAX_EARLY_STARTS) if start else 0):
+            process = _spawn(subprocess.DEVNULL)
+            _send(process, {"start": _start_message(work)})
+            _kept.append(process)
+        yield
+    finally:
+        idle, _kept = _kept, None
+        for process in idle:
+            _end(process)
+
+
+def _start_message(work: str, store: RunStore | None = None, log: Path | None = None) -> dict[str, Any]:
+    folders = [folder or os.getcwd() for folder in sys.path]
+    return {"root": store and str(store.root), "work": work, "path": folders, "log": log and str(log)}
 
 
 class Worker:
@@ -42,22 +69,17 @@ class Worker:
         self.slot = slot
         self.spec: RunSpec | None = None
         self.started = 0.0
-        self.ready = False
+        self.ready = self.told_to_stop = False
         self.log = _log_path(store, slot)
         self._buffer = b""
         self._log_start = 0
-        self.process = _spawn(self.log)
-        folders = [folder or os.getcwd() for folder in sys.path]
-        self.send({"start": {"root": str(store.root), "work": work, "path": folders}})
+        with open(self.log, "ab") as stream:
+            self.process = _take_kept() or _spawn(stream)
+        self.send({"start": _start_message(work, store, self.log)})
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message; a worker that is gone is noticed elsewhere."""
-        try:
-            assert self.process.stdin is not None
-            self.process.stdin.write(json.dumps(message).encode() + b"\n")
-            self.process.stdin.flush()
-        except OSError:
-            pass
+        _send(self.process, message)
 
     def give(self, spec: RunSpec) -> None:
         """Hand a run over."""
@@ -96,18 +118,10 @@ class Worker:
         return f"worker ended by {how}" + (f"; its last lines: {' | '.join(lines)}" if lines else "")
 
     def end(self) -> None:
-        """Close the pipes (the worker then ends by itself), make sure, and drop an empty log."""
-        for pipe in (self.process.stdin, self.process.stdout):
-            try:
-                assert pipe is not None
-                pipe.close()
-            except OSError:
-                pass
-        try:
-            self.process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        """Keep the process for the next command if that is wanted and it is idle, else end it; drop an empty log."""
+        idle = self.ready and self.spec is None and not self._buffer and not self.told_to_stop
+        if not (idle and _keep(self.process)):
+            _end(self.process)
         if self.log.exists() and self.log.stat().st_size == 0:
             self.log.unlink(missing_ok=True)
 
@@ -159,6 +173,7 @@ class Pool:
     def stop(self, grace_s: float = GRACE_S) -> Iterator[tuple[Worker, dict[str, Any]]]:
         """Ask all to stop at their next step and yield what they still say, until the grace time is over."""
         for worker in self.workers:
+            worker.told_to_stop = True
             worker.send({"stop": True})
         end = time.monotonic() + grace_s
         while self.workers and time.monotonic() < end:
@@ -193,7 +208,49 @@ class Pool:
         worker.end()
 
 
-def _spawn(log: Path) -> subprocess.Popen[bytes]:
+def _send(process: _Process, message: dict[str, Any]) -> None:
+    try:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(message).encode() + b"\n")
+        process.stdin.flush()
+    except OSError:
+        pass
+
+
+def _take_kept() -> _Process | None:
+    """A kept process that is alive, or None."""
+    while _kept:
+        process = _kept.pop(0)
+        if process.poll() is None:
+            return process
+        _end(process)
+    return None
+
+
+def _keep(process: _Process) -> bool:
+    """Keep an idle process, unless it ended or nothing is to be kept."""
+    if _kept is None or process.poll() is not None:
+        return False
+    _kept.append(process)
+    return True
+
+
+def _end(process: _Process) -> None:
+    """Close the pipes (the worker then ends by itself), and make sure."""
+    for pipe in (process.stdin, process.stdout):
+        try:
+            assert pipe is not None
+            pipe.close()
+        except OSError:
+            pass
+    try:
+        process.wait(1.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _spawn(log: IO[bytes] | int) -> _Process:
     command = [
         sys.executable,
         "-P",
@@ -201,8 +258,7 @@ def _spawn(log: Path) -> subprocess.Popen[bytes]:
         "sessionwise.runs.worker",
     ]  # -P: a file in the current folder shadows nothing
     environment = {**os.environ, **ONE_THREAD}
-    with open(log, "ab") as stream:
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, env=environment)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment)
 
 
 def _log_path(store: RunStore, slot: int) -> Path:

@@ -1,10 +1,14 @@
-"""Which run comes next: inputs first, the longest first among those that are ready, nothing that is stored."""
+"""Which run comes next: inputs first, the longest chain of runs first, nothing that is stored.
+
+A chain is a run and what waits for it, in optimiser steps: so no worker is left alone at the end with a long run, or
+with one that others wait for.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sessionwise.errors import UsageError
 from sessionwise.runs.spec import RunSpec
@@ -26,6 +30,7 @@ class Outcome:
     computed: whether this command computed it (False: it was stored, or another process computed it).
     attempts: how often this command started it.
     seconds: how long this command computed it.
+    parts: the seconds by what was done in them: "load", "steps" (and validations), "commit"; empty when not computed.
     """
 
     key: str
@@ -35,6 +40,7 @@ class Outcome:
     computed: bool = False
     attempts: int = 0
     seconds: float = 0.0
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Schedule:
@@ -49,6 +55,7 @@ class Schedule:
         self._ready: list[tuple[int, int, str]] = []
         self._unmet: dict[str, set[str]] = {}
         self._dependants: dict[str, list[str]] = {}
+        self._chain: dict[str, int] = {}
         self._begin(retry_failed)
 
     @property
@@ -62,12 +69,12 @@ class Schedule:
         return len(self._ready)
 
     def next(self) -> RunSpec | None:
-        """Take the longest ready run, or None when all are under way, busy or waiting for inputs."""
+        """Take the ready run with the longest chain, or None when all are under way, busy or waiting for inputs."""
         return self.specs[heapq.heappop(self._ready)[2]] if self._ready else None
 
     def put_back(self, spec: RunSpec) -> None:
         """A run that was taken is ready again."""
-        heapq.heappush(self._ready, (-spec.steps, self._order[spec.key], spec.key))
+        heapq.heappush(self._ready, (-self._chain[spec.key], self._order[spec.key], spec.key))
 
     def wait_for(self, spec: RunSpec, holder: str) -> None:
         """Another process computes this run: ask again later (``recall``)."""
@@ -123,6 +130,7 @@ class Schedule:
             self._unmet[key] = set(self.specs[key].inputs.values())
             for needed in self._unmet[key]:
                 self._dependants.setdefault(needed, []).append(key)
+        self._chain = _chains([self.specs[key] for key in missing])
         for key in missing:
             if not self._unmet[key]:
                 self.put_back(self.specs[key])
@@ -149,6 +157,19 @@ class Schedule:
         names = [self.specs[dependant].name for dependant in self._dependants[key]]
         needed = "inputs that are stored or asked for as well"
         raise UsageError(f"run {names[0]}", f"reads run {key[:12]}, which is neither", needed)
+
+
+def _chains(specs: Sequence[RunSpec]) -> dict[str, int]:
+    """Key -> steps of the run and of the longest chain of runs that wait for it; two levels are the usual depth."""
+    steps, chains = {spec.key: spec.steps for spec in specs}, {spec.key: spec.steps for spec in specs}
+    changed = True
+    while changed:  # a key is a hash over those of its inputs: there are no cycles
+        changed = False
+        for spec in specs:
+            for needed in spec.inputs.values():
+                if needed in chains and chains[needed] < steps[needed] + chains[spec.key]:
+                    chains[needed], changed = steps[needed] + chains[spec.key], True
+    return chains
 
 
 def stored_outcome(key: str, store: RunStore, retry_failed: bool = False) -> Outcome | None:

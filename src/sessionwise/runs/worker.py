@@ -1,8 +1,10 @@
 """A persistent worker: ``python -m sessionwise.runs.worker``, one run at a time, JSON lines in and out.
 
-In: ``{"start": {...}}`` once, ``{"run": specification}``, ``{"stop": true}``. Out: ``ready``, ``event``, ``warning``,
-and one ``reply`` a run. The real standard output carries these lines only: whatever a run prints goes to standard
-error, which the launcher keeps in a log. When standard input closes, the launcher is gone and the process ends at once.
+In: ``{"start": {...}}`` from each launcher that takes it over, ``{"run": specification}``, ``{"stop": true}``. Out:
+``ready``, ``event``, ``warning``, and one ``reply`` a run. The real standard output carries these lines only: whatever
+a run prints goes to standard error, which the launcher keeps in a log. What a work function needs is imported at the
+start, and what its module keeps is there for the next run. When standard input closes, the launcher is gone and the
+process ends at once.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,15 @@ from sessionwise.errors import (
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import Busy, RunStore
 
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "GOMP_SPINCOUNT": "0",
+    "KMP_BLOCKTIME": "0",
+}  # one thread of computation a worker; threads that wait beside a busy process must not spin
 WorkFunction = Callable[[RunSpec, RunStore, Callable[[dict[str, Any]], None]], None]
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _EVENT_INTERVAL_S = 0.2
@@ -55,7 +66,24 @@ class Reporter:
     def __init__(self, send: Callable[[dict[str, Any]], None], stopping: Callable[[], bool] = lambda: False) -> None:
         self._send, self._stopping = send, stopping
         self._next = 0.0
+        self._begun, self._reports, self._first, self._last = time.monotonic(), 0, 0.0, 0.0
         self._told_to_go_on = False  # whether ``stopping`` was read as False since the last report
+
+    def begin(self) -> None:
+        """A run begins: its parts count from here."""
+        self._begun, self._reports = time.monotonic(), 0
+
+    def parts(self) -> dict[str, float]:
+        """Seconds until the first step, in steps (with validations and checkpoints), and after the last one.
+
+        Steps are known by their ends: the first one is taken to be as long as the others are on average. A run that
+        reports less than twice has no steps to speak of.
+        """
+        now, count = time.monotonic(), self._reports
+        if count < 2:
+            return {"load": now - self._begun, "steps": 0.0, "commit": 0.0}
+        steps = min((self._last - self._first) * count / (count - 1), self._last - self._begun)
+        return {"load": self._last - steps - self._begun, "steps": steps, "commit": now - self._last}
 
     @property
     def stopping(self) -> bool:
@@ -66,7 +94,9 @@ class Reporter:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Show where the run stands; raises Stopped when the command was asked to stop."""
-        now = time.monotonic()
+        self._last = now = time.monotonic()
+        self._first = self._first if self._reports else now
+        self._reports += 1
         if now >= self._next or event.get("bps") is not None:
             self._next = now + _EVENT_INTERVAL_S
             self._send(event)
@@ -98,8 +128,11 @@ def perform(spec: RunSpec, store: RunStore, work: WorkFunction, report: Reporter
         with store.lock(spec.key):
             if store.committed(spec.key):
                 return {"reply": "stored"}
+            report.begin()
             work(spec, store, report)
-            return {"reply": "done"} if store.committed(spec.key) else _raised("ended without committing a result")
+            if not store.committed(spec.key):
+                return _raised("ended without committing a result")
+            return {"reply": "done", "parts": report.parts()}
     except Busy as busy:
         return {"reply": "busy", "holder": busy.found}
     except Stopped:
@@ -187,12 +220,46 @@ def _at_work(channel: _Channel) -> Iterator[None]:
         channel.working = False
 
 
-def _serve(channel: _Channel, store: RunStore, work_name: str) -> None:
+def _serve(channel: _Channel) -> None:
     report = Reporter(lambda event: channel.send({"event": event}), lambda: channel.stopping)
+    start: dict[str, Any] = {}
+    store = None
     while not channel.stopping:
         message = channel.inbox.get()
+        if "start" in message:
+            start = message["start"]
+            store = RunStore(Path(start["root"])) if start["root"] else None
+            _start(channel, start)
+            continue
+        assert store is not None, "a run before its store is known"
         with _at_work(channel):
-            channel.send(_answer(RunSpec.from_json(message["run"]), store, work_name, report))
+            channel.send(_answer(RunSpec.from_json(message["run"]), store, start["work"], report))
+
+
+def _start(channel: _Channel, start: dict[str, Any]) -> None:
+    """Serve a launcher: write into its log, see the modules that it sees, and import what the runs need.
+
+    A worker that is started before there is a launcher (no log, no root) only imports.
+    """
+    if start["log"] is not None:
+        log = os.open(start["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        for descriptor in (1, 2):
+            os.dup2(log, descriptor)
+        os.close(log)
+    sys.path += [folder for folder in start["path"] if folder not in sys.path]
+    channel.send({"ready": os.getpid()})
+    with suppress(SessionwiseError):  # told in answer to the first run
+        load_work(start["work"])
+    _use_one_thread()
+
+
+def _use_one_thread() -> None:
+    """Whatever the environment says; a library that is imported already reads it no more."""
+    if (torch := sys.modules.get("torch")) is None:
+        return
+    torch.set_num_threads(1)
+    with suppress(RuntimeError):  # told before, or in use
+        torch.set_num_interop_threads(1)
 
 
 def _answer(spec: RunSpec, store: RunStore, work_name: str, report: Reporter) -> dict[str, Any]:
@@ -220,16 +287,14 @@ def _forward_warnings(channel: _Channel) -> None:
 
 def main() -> None:
     """Serve runs until standard input closes."""
+    os.environ.update(ONE_THREAD)  # before numpy or torch is imported
     channel = _Channel()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which asks us to stop
     for number in STOP_SIGNALS[1:]:
         signal.signal(number, channel.stop)
     _forward_warnings(channel)
     channel.listen()
-    start = channel.inbox.get()["start"]
-    sys.path += [folder for folder in start["path"] if folder not in sys.path]
-    channel.send({"ready": os.getpid()})
-    _serve(channel, RunStore(Path(start["root"])), start["work"])
+    _serve(channel)
     os._exit(EXIT_STOPPED)
 
 

@@ -28,7 +28,7 @@ from sessionwise.errors import Problems, SessionwiseError, UsageError
 from sessionwise.io.files import canonical_json, folder_name, read_json, sha256_bytes, write_bytes, write_json
 from sessionwise.io.tensors import read_tensors
 from sessionwise.model.streams import stream_seed
-from sessionwise.runs.launch import Outcome, execute, pending
+from sessionwise.runs.launch import Outcome, execute, pending, time_spent
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
@@ -165,11 +165,13 @@ def rank_many(
     specs = list({spec.key: spec for plan in plans for spec in plan.specs}.values())
     missing = {spec.key for spec in pending(specs, store, retry_failed)}
     outcomes = execute(specs, store, WORK, on=on, progress=progress, retry_failed=retry_failed)
+    work = time_spent(outcomes.values(), on, time.monotonic() - started)
     rankings = [collect(plan, sessions, store, outcomes) for plan in plans]
     for plan, ranking in zip(plans, rankings, strict=True):
         added = cost([spec for spec in plan.specs if spec.key in missing], store)
         seconds = time.monotonic() - started
-        save_ranking(ranking, Path(to), {"seconds": seconds, "added": added, "collected_by": environment()})
+        about = {"seconds": seconds, "added": added, "work": work, "collected_by": environment()}
+        save_ranking(ranking, Path(to), about)
     for plan, ranking in zip(plans, rankings, strict=True):
         save_picture(plan, ranking, sessions, Path(to))
     return rankings

@@ -318,7 +318,7 @@ def _candidates(spec: RunSpec, data: SessionData) -> Iterator[Candidate]:
 
 def _evaluate(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     ((heldout, expected),) = spec.sessions.items()
-    data = _load(open_store(Path(spec.where["store"])), heldout, spec)
+    data = _load(_sessions(spec), heldout, spec)
     if data.test_hash != expected:
         raise IntegrityError(f"session {heldout}", "test trials changed since the plan was made", expected[:12])
     settings = EvaluationSettings.model_validate(spec.settings["evaluation"])
@@ -337,7 +337,7 @@ def _evaluate(spec: RunSpec, store: RunStore, report: Reporter) -> None:
 
 def load_sessions(spec: RunSpec) -> list[SessionData]:
     """The run's sessions in the order of their ids; content that changed since the plan was made is refused."""
-    sessions = open_store(Path(spec.where["store"]))
+    sessions = _sessions(spec)
     data = [_load(sessions, i, spec) for i in sorted(spec.sessions)]
     for session in data:
         if session.trainval_hash != spec.sessions[session.id]:
@@ -345,6 +345,18 @@ def load_sessions(spec: RunSpec) -> list[SessionData]:
                 f"session {session.id}", "changed since the plan was made", spec.sessions[session.id][:12], "Run again"
             )
     return data
+
+
+def _sessions(spec: RunSpec) -> SessionStore:
+    """The run's store, opened; what this process knows of it from the run before and did not change is taken over."""
+    path = Path(spec.where["store"])
+    known = _known_store.get(path)
+    _known_store.clear()  # one store: a process works for one study at a time
+    _known_store[path] = open_store(path, known)
+    return _known_store[path]
+
+
+_known_store: dict[Path, SessionStore] = {}
 
 
 def _load(sessions: SessionStore, session_id: str, spec: RunSpec) -> SessionData:
