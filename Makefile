@@ -17,7 +17,7 @@ endif
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 install: .venv/.installed-dev ## .venv with the library, the tools and the extras hdf5, nwb, arrow, ibl
 
@@ -33,6 +33,10 @@ check: .venv/.installed-dev ## formatting, lint, types, and the directions of im
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
+
+.PHONY: bench-ranking
+bench-ranking: .venv/.installed ## how busy a ranking keeps the cores, alone and beside a busy process (about 15 minutes)
+	$(BIN)/python benchmarks/ranking.py --rival --json bench-ranking.json
 
 clean: ## remove caches, build outputs and demo/ (remove .venv yourself for a new one)
 	rm -rf demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
