@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from sessionwise.errors import UsageError
 from sessionwise.io.files import read_json, write_json
@@ -29,6 +29,7 @@ from sessionwise.runs.worker import Reporter
 from sessionwise.scoring.evaluate import Evaluation
 from sessionwise.scoring.likelihood import pooled_bits
 from sessionwise.training.batches import Batch, Batches
+from sessionwise.training.graphs import Graphs
 
 Validate = Callable[[NDT], list[Evaluation]]
 MIN_STEPS = 10
@@ -118,7 +119,8 @@ class Training:
     """One training in progress: everything that a checkpoint must hold for a bit-identical continuation.
 
     ``dense``: compute all bins and weigh them, in tensors whose shapes do not depend on the mask. That is what a GPU
-    wants, where shapes that depend on values make the host wait; a CPU computes the rows that matter.
+    wants, where shapes that depend on values make the host wait; a CPU computes the rows that matter. ``graphs``: what
+    records dense steps on a GPU.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class Training:
         self.step, self.tokens, self.recent_loss = 0, 0, 0.0
         device = torch.device(settings.device)
         self.dense, self.check_every = device.type != "cpu", CHECK_EVERY[device.type]
+        self.graphs = Graphs(self._losses, self.parameters) if device.type == "cuda" else None
         self._seen = torch.zeros(4, dtype=torch.float64, device=device)  # step, tokens, loss, norm: last, or first bad
         self.mask_rng = stream(seed, *batches.role, "masks", device=device)
         self.dropout_rng = stream(seed, *batches.role, "dropout", device=device)
@@ -150,8 +153,11 @@ class Training:
     def advance(self) -> str | None:
         """One optimiser step; the reason when a loss or a gradient was seen that is not finite."""
         batch = self.batches.draw(self.settings.mask_ratio, self.mask_rng)
-        loss = batch_loss(self.model, batch, self.settings, self.dropout_rng, self.dense)
-        loss.backward()
+        if self.graphs:
+            (loss,) = self.graphs([batch], [self.dropout_rng])
+        else:
+            loss = batch_loss(self.model, batch, self.settings, self.dropout_rng, self.dense)
+            loss.backward()
         return self.update(loss.detach(), batch.masked.numel())
 
     def update(self, loss: Tensor, tokens: int) -> str | None:
@@ -167,6 +173,10 @@ class Training:
         self.step += 1
         self.tokens += tokens
         return None
+
+    def _losses(self, batches: Sequence[Batch], rngs: Sequence[Generator]) -> Tensor:
+        (batch,), (rng,) = batches, rngs
+        return batch_loss(self.model, batch, self.settings, rng, self.dense).unsqueeze(0)
 
     def _note(self, loss: Tensor, norm: Tensor, tokens: int) -> None:
         """Keep loss and norm of this step where they are computed; of the first step that is not finite for good."""
@@ -288,27 +298,68 @@ def train(
     ``checkpoint_steps``), less often where writing one takes long: at most 5 % of the time, at least every 10 minutes.
     When checkpoints are written changes no result.
     """
-    if work is not None and (stored := latest_checkpoint(work)) is not None:
-        training.load(stored)
-    due = validation_steps(training.total, training.settings.validations)
-    saved, interval = time.monotonic(), checkpoint_seconds
-    while training.step < training.total:
-        if reason := training.advance():
-            return training.finish(reason)
-        validated = training.step in due
-        if validated and (reason := training.check() or training.validate(validate(training.model))):
-            return training.finish(reason)
-        late = time.monotonic() - saved > interval
-        due_now = training.step % checkpoint_steps == 0 if checkpoint_steps else late
-        if work is not None and (report.stopping or due_now):
-            if reason := training.check():
-                return training.finish(reason)
-            begun = time.monotonic()
-            save_checkpoint(work, training.step, training.save)
-            saved = time.monotonic()
-            interval = max(checkpoint_seconds, min(20 * (saved - begun), 600.0))
-        report(_progress(training, validated))  # raises Stopped when the command was asked to stop
-    return training.finish()
+    course = Course(training, validate, report, work, checkpoint_seconds, checkpoint_steps)
+    while not course.ended:
+        course.follow(training.advance())
+    return training.finish(course.reason)
+
+
+class Course:
+    """What happens between the steps of a training: continuing, validations, checkpoints, reports.
+
+    ``follow`` after each step until ``ended``; then ``reason`` says whether it diverged. Arguments as of ``train``.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        validate: Validate,
+        report: Reporter,
+        work: Path | None = None,
+        checkpoint_seconds: float = 30.0,
+        checkpoint_steps: int | None = None,
+    ) -> None:
+        self.training, self.validate, self.report, self.work = training, validate, report, work
+        self.reason: str | None = None
+        self._seconds, self._steps = checkpoint_seconds, checkpoint_steps
+        if work is not None and (stored := latest_checkpoint(work)) is not None:
+            training.load(stored)
+        self._due = validation_steps(training.total, training.settings.validations)
+        self._saved, self._interval = time.monotonic(), checkpoint_seconds
+
+    @property
+    def ended(self) -> bool:
+        """Whether the training did its last step or diverged."""
+        return self.reason is not None or self.training.step >= self.training.total
+
+    def follow(self, reason: str | None) -> None:
+        """Do what is due after a step that ended with ``reason``; raises Stopped when the command was asked to stop."""
+        training = self.training
+        validated = reason is None and training.step in self._due
+        if validated:
+            reason = training.check() or training.validate(self.validate(training.model))
+        if reason is None and self.work is not None and (self.report.stopping or self._late()):
+            reason = self.save()
+        self.reason = reason
+        if reason is None:
+            self.report(_progress(training, validated))
+
+    def save(self) -> str | None:
+        """Write a checkpoint; the reason when there is nothing worth one."""
+        if self.work is None:
+            return None
+        if reason := self.training.check():
+            return reason
+        begun = time.monotonic()
+        save_checkpoint(self.work, self.training.step, self.training.save)
+        self._saved = time.monotonic()
+        self._interval = max(self._seconds, min(20 * (self._saved - begun), 600.0))
+        return None
+
+    def _late(self) -> bool:
+        if self._steps:
+            return self.training.step % self._steps == 0
+        return time.monotonic() - self._saved > self._interval
 
 
 def batch_loss(model: NDT, batch: Batch, settings: TrainSettings, rng: Rng | None, dense: bool = False) -> Tensor:
@@ -318,18 +369,25 @@ def batch_loss(model: NDT, batch: Batch, settings: TrainSettings, rng: Rng | Non
     """
     device = model.device
     counts, masked = batch.counts.to(device), batch.masked.to(device)
-    if model.config.objective == "next_step":
-        masked, scored = torch.zeros_like(masked), torch.ones_like(masked)
-    else:
-        scored = masked
+    masked, scored = hidden_and_scored(model, masked)
     if dense:
-        log_rates, observed = model(counts, masked, batch.session_id, rng), counts.float()  # (K, T, N)
-        losses = (log_rates.exp() - observed * log_rates) * scored.unsqueeze(-1)
-        total = losses.sum()
-        return total / (scored.sum() * counts.shape[-1]) if settings.loss == "mean" else total
+        return dense_loss(model(counts, masked, batch.session_id, rng), counts, scored, settings)
     log_rates = model.log_rates_at(scored, counts, masked, batch.session_id, rng)  # (scored bins, N)
     losses = log_rates.exp() - rows_of(counts, positions_of(scored)).float() * log_rates
     return losses.mean() if settings.loss == "mean" else losses.sum()
+
+
+def hidden_and_scored(model: NDT, masked: Tensor) -> tuple[Tensor, Tensor]:
+    """Which bins the model may not see and which are scored, both (K, T) bool; ``next_step`` hides none, scores all."""
+    if model.config.objective == "next_step":
+        return torch.zeros_like(masked), torch.ones_like(masked)
+    return masked, masked
+
+
+def dense_loss(log_rates: Tensor, counts: Tensor, scored: Tensor, settings: TrainSettings) -> Tensor:
+    """``batch_loss`` from log rates (K, T, N) of all bins; scored: (K, T) bool."""
+    losses = (log_rates.exp() - counts.float() * log_rates) * scored.unsqueeze(-1)
+    return losses.sum() / (scored.sum() * counts.shape[-1]) if settings.loss == "mean" else losses.sum()
 
 
 def total_steps(settings: TrainSettings, batches_per_epoch: int) -> int:
