@@ -13,7 +13,7 @@ SESSIONWISE_DATA ?= $(abspath ../shared/data)
 export SESSIONWISE_DATA
 endif
 
-.PHONY: help install demo test check clean
+.PHONY: help install demo test check bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -27,6 +27,9 @@ demo: .venv/.installed ## rank simulated sessions, compare selections, write dem
 # One process: the tests of workers, signals and kills start processes of their own and want the other core.
 test: .venv/.installed-dev ## the test suite (TESTS=tests/data, PYTEST_ARGS="-k split")
 	$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)
+
+bench: .venv/.installed-dev ## how fast a training step is: tables, and bench.json (10 minutes, best on a quiet machine)
+	$(BIN)/python benchmarks/step.py --json bench.json
 
 check: .venv/.installed-dev ## formatting, lint, types, and the directions of imports
 	$(BIN)/ruff format --check .
