@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 from torch import Generator
 
 from sessionwise.errors import EnvironmentProblem
+from sessionwise.model.frozen import frozen_core
 from sessionwise.model.masking import training_mask
 from sessionwise.model.ndt import NDT
 from sessionwise.scoring.evaluate import Scorer
 from sessionwise.training.batches import Batch, Batches
 from sessionwise.training.loop import Training, TrainSettings
+from sessionwise.training.precision import settle
 from sessionwise.training.presets import Settings
 
 N_BINS, N_UNITS = 150, 693  # the paper's bins (protocol A3); median units of the RepeatedSite sessions, at least 0.1 Hz
@@ -87,7 +90,7 @@ def _step_seconds(
     seconds: float,
     frozen: bool,
 ) -> float:
-    model = _model(settings, how.device, n_bins, n_units)
+    model = _model(settings, how, n_bins, n_units)
     parameters = list(model.stitcher_parameters() if frozen else model.parameters())
     chosen = {id(parameter) for parameter in parameters}
     for parameter in model.parameters():
@@ -96,12 +99,13 @@ def _step_seconds(
         Training(model, parameters, _SameBatch(_counts(rng, size, n_bins, n_units)), how, 0)
         for size in (WARM_UP_TRIALS, how.batch_size)
     )
-    small.advance()
-    return _fastest(whole.advance, seconds, how.device)
+    with frozen_core(model) if frozen else nullcontext():
+        small.advance()
+        return _fastest(whole.advance, seconds, how.device)
 
 
 def _trial_seconds(settings: Settings, n_bins: int, n_units: int, rng: np.random.Generator, seconds: float) -> float:
-    model = _model(settings, settings.train.device, n_bins, n_units)
+    model = _model(settings, settings.train, n_bins, n_units)
     small, whole = (
         Scorer("session", _counts(rng, size, n_bins, n_units), np.arange(size), size, settings.evaluation)
         for size in (WARM_UP_TRIALS, TRIALS)
@@ -110,12 +114,13 @@ def _trial_seconds(settings: Settings, n_bins: int, n_units: int, rng: np.random
     return _fastest(lambda: whole.forward_prediction(model), seconds, settings.train.device) / TRIALS
 
 
-def _model(settings: Settings, device: str, n_bins: int, n_units: int) -> NDT:
-    if device == "cuda" and not torch.cuda.is_available():
+def _model(settings: Settings, how: TrainSettings, n_bins: int, n_units: int) -> NDT:
+    if how.device == "cuda" and not torch.cuda.is_available():
         raise EnvironmentProblem("device cuda", "is not here", "a GPU", "Plan on the machine that will train")
     model = NDT(settings.model, n_bins, 0)
     model.add_session("session", n_units, torch.full((n_units,), MEAN_COUNT))
-    return model.to(device)
+    model.precision = settle(how.precision, how.device, settings.model.width)
+    return model.to(how.device)
 
 
 def _counts(rng: np.random.Generator, n_trials: int, n_bins: int, n_units: int) -> np.ndarray:
