@@ -13,11 +13,11 @@ the keys of all others hold the hash of training and validation trials only.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,12 +35,13 @@ from sessionwise.model.frozen import frozen_core
 from sessionwise.model.ndt import NDT, NDTConfig, run_block
 from sessionwise.model.streams import stream
 from sessionwise.runs.spec import RunSpec
-from sessionwise.runs.store import RunStore
+from sessionwise.runs.store import Busy, RunStore
 from sessionwise.runs.worker import Reporter
 from sessionwise.scoring.evaluate import Evaluation, EvaluationSettings, Predictor, Scorer, horizon
 from sessionwise.scoring.likelihood import mean_over_units, pooled_bits, training_null_rates, unit_bits
 from sessionwise.training.batches import Batches
 from sessionwise.training.loop import (
+    Course,
     CrossFit,
     FinetuneSettings,
     Trained,
@@ -61,6 +62,7 @@ from sessionwise.training.references import (
     psth_candidates,
     save_reference,
 )
+from sessionwise.training.together import train_until_one_ends
 
 WORK = "sessionwise.training.jobs:run"
 RANDOM_CORE = "random"
@@ -180,16 +182,85 @@ def run(spec: RunSpec, store: RunStore, report: Reporter) -> None:
         "psth": _reference,
         "glm": _reference,
     }
+    with _one_thread():
+        jobs[spec.kind](spec, store, report)
+
+
+def run_together(
+    specs: Sequence[RunSpec], store: RunStore, report: Callable[[RunSpec], Reporter]
+) -> dict[str, Literal["done", "stored", "busy"]]:
+    """Finetune around one frozen core on several sessions, computed side by side; each run is committed when it ends.
+
+    What is stored is what ``run`` stores one by one, under the same keys: each training draws the same random numbers.
+    Weights and scores differ by rounding, with how many trainings shared a batch; ``together`` in the result says how
+    many began. Runs that are stored, or that another process holds, are left alone. For each key: what became of it.
+    UsageError when the runs do not go together (``can_be_together``); Stopped when the command was asked to stop: the
+    checkpoints are those of ``run``, so that either function can go on.
+    """
+    if not can_be_together(specs):
+        raise UsageError("runs together", "differ in core, seed or settings", "finetunes around one frozen core")
+    became: dict[str, Literal["done", "stored", "busy"]] = {}
+    with ExitStack() as locks, _one_thread():
+        for spec in specs:
+            try:
+                locks.enter_context(store.lock(spec.key))
+                became[spec.key] = "stored" if store.committed(spec.key) else "done"
+            except Busy:
+                became[spec.key] = "busy"
+        if mine := [spec for spec in specs if became[spec.key] == "done"]:
+            _finetune_together(mine, store, report)
+    return became
+
+
+def can_be_together(specs: Sequence[RunSpec]) -> bool:
+    """Whether runs are finetunes of different sessions around the same frozen core, with equal seed and settings."""
+    first = specs[0]
+    alike = all(
+        (spec.kind, spec.seed, spec.settings, spec.inputs) == ("finetune", first.seed, first.settings, first.inputs)
+        for spec in specs
+    )
+    sessions = {name for spec in specs for name in spec.sessions}
+    return alike and len(sessions) == len(specs) and bool(first.settings["train"]["freeze_core"])
+
+
+def _finetune_together(specs: Sequence[RunSpec], store: RunStore, report: Callable[[RunSpec], Reporter]) -> None:
+    jobs: list[_Job] = []
+    for spec in specs:
+        jobs.append(_finetuning(spec, store, core_of=jobs[0].training.model if jobs else None))
+    under_way = [(job, Course(job.training, report=report(job.spec), **_around(job, store))) for job in jobs]
+    while under_way:
+        with frozen_core(jobs[0].training.model):
+            train_until_one_ends([course for _, course in under_way])
+        for job, course in under_way:
+            if course.ended:
+                _commit(job, store, course.finish(), {"together": len(jobs)})
+        under_way = [(job, course) for job, course in under_way if not course.ended]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread, and tell a lack of memory by its type."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        jobs[spec.kind](spec, store, report)
+        yield
     except RuntimeError as error:  # torch has no one type for it: a lost run is tried again, a raised one is not
         if "out of memory" in str(error) or "can't allocate memory" in str(error):
             raise MemoryError(str(error)) from error
         raise
     finally:
         torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A training that is set up. core: whether the core is stored with it; frozen: whether it is not trained."""
+
+    spec: RunSpec
+    training: Training
+    scorers: Sequence[Scorer]
+    core: bool
+    frozen: bool = False
 
 
 def _from_scratch(spec: RunSpec, store: RunStore, report: Reporter) -> None:
@@ -199,14 +270,21 @@ def _from_scratch(spec: RunSpec, store: RunStore, report: Reporter) -> None:
     for session in data:
         model.add_session(session.id, session.n_units, mean_counts(session, model.config))
     training = _training(spec, model, list(model.parameters()), data, settings)
-    _train_and_commit(spec, store, report, training, data, core=True)
+    _train_and_commit(_Job(spec, training, _scorers(spec, data), core=True), store, report)
 
 
 def _finetune(spec: RunSpec, store: RunStore, report: Reporter) -> None:
+    _train_and_commit(_finetuning(spec, store), store, report)
+
+
+def _finetuning(spec: RunSpec, store: RunStore, core_of: NDT | None = None) -> _Job:
+    """A finetune; ``core_of`` is a model whose core is the one that is wanted, for it to be shared."""
     (data,) = load_sessions(spec)
     settings = FinetuneSettings.model_validate(spec.settings["train"])
     model, embedding = _core(spec, store, data.n_bins)
     model.add_session(data.id, data.n_units, mean_counts(data, model.config))
+    if core_of is not None:
+        model.core = core_of.core
     (session_embedding,) = model.session_embeddings.values()
     if settings.session_embedding != "fresh" and embedding is not None:
         session_embedding.data.copy_(embedding)
@@ -220,7 +298,7 @@ def _finetune(spec: RunSpec, store: RunStore, report: Reporter) -> None:
         parameter.requires_grad_(id(parameter) in chosen)
     training = _training(spec, model, parameters, [data], settings)
     whole = not settings.freeze_core or "core" not in spec.inputs
-    _train_and_commit(spec, store, report, training, [data], core=whole, frozen=settings.freeze_core)
+    return _Job(spec, training, _scorers(spec, [data]), core=whole, frozen=settings.freeze_core)
 
 
 def _training(
@@ -228,45 +306,49 @@ def _training(
 ) -> Training:
     model.to(settings.device)
     model.precision = "bf16" if settings.precision == "bf16" else "fp32"
-    if settings.compile:
+    if settings.compile and model.core.run is run_block:
         compile_core(model)
     batches = Batches(data, settings.batch_size, spec.seed, role_of(spec), device=settings.device)
     return Training(model, parameters, batches, settings, spec.seed)
 
 
-def _train_and_commit(
-    spec: RunSpec,
-    store: RunStore,
-    report: Reporter,
-    training: Training,
-    data: Sequence[SessionData],
-    core: bool,
-    frozen: bool = False,
-) -> None:
+def _scorers(spec: RunSpec, data: Sequence[SessionData]) -> list[Scorer]:
     evaluation = EvaluationSettings.model_validate(spec.settings["evaluation"])
-    scorers = [scorer(session, "validation", evaluation) for session in data]
-    model = training.model
-    with frozen_core(model) if frozen else nullcontext():
-        trained = train(
-            training,
-            lambda model: [s.forward_prediction(model) for s in scorers],
-            report,
-            store.work_folder(spec.key),
-            checkpoint_steps=spec.where.get("checkpoint_steps"),
-        )
+    return [scorer(session, "validation", evaluation) for session in data]
+
+
+def _around(job: _Job, store: RunStore) -> dict[str, Any]:
+    """What surrounds a training: its validation and its checkpoints."""
+
+    def validate(model: NDT) -> list[Evaluation]:
+        return [scorer.forward_prediction(model) for scorer in job.scorers]
+
+    steps = job.spec.where.get("checkpoint_steps")
+    return {"validate": validate, "work": store.work_folder(job.spec.key), "checkpoint_steps": steps}
+
+
+def _train_and_commit(job: _Job, store: RunStore, report: Reporter) -> None:
+    with frozen_core(job.training.model) if job.frozen else nullcontext():
+        trained = train(job.training, report=report, **_around(job, store))
+    _commit(job, store, trained)
+
+
+def _commit(job: _Job, store: RunStore, trained: Trained, how: Mapping[str, Any] | None = None) -> None:
+    spec, training, model = job.spec, job.training, job.training.model
     about = {"core_hash": model.core_hash(), "train_trials": training.batches.trials, "environment": environment()}
+    about |= how or {}
     if training.settings.compile:
         about["compiled"] = model.core.run is not run_block
     result = {**_outcome(trained), **about}
     arrays = {"gain": np.array(trained.history.gain), "spikes": trained.spikes}
-    if trained.reason is None and len(data) == 1:
+    if trained.reason is None and len(job.scorers) == 1:
         gains = None if training.settings.keep == "last" else np.array(trained.history.gain)
-        scores, chosen = _scores(gains, trained.crossfit, scorers[0], model, with_tail=spec.kind != "pretrain")
+        scores, chosen = _scores(gains, trained.crossfit, job.scorers[0], model, with_tail=spec.kind != "pretrain")
         result, arrays = {**result, **scores}, {**arrays, "crossfit_gain": chosen}
 
     def write(folder: Path) -> None:
         if trained.reason is None:
-            save_model(folder, model, core=core)
+            save_model(folder, model, core=job.core)
         write_tensors(folder / "validation.safetensors", arrays)
         write_json(folder / "history.json", _curve(trained))
 

@@ -301,13 +301,13 @@ def train(
     course = Course(training, validate, report, work, checkpoint_seconds, checkpoint_steps)
     while not course.ended:
         course.follow(training.advance())
-    return training.finish(course.reason)
+    return course.finish()
 
 
 class Course:
     """What happens between the steps of a training: continuing, validations, checkpoints, reports.
 
-    ``follow`` after each step until ``ended``; then ``reason`` says whether it diverged. Arguments as of ``train``.
+    ``follow`` after each step until it ``ended``, then ``finish``. Arguments as of ``train``.
     """
 
     def __init__(
@@ -343,6 +343,10 @@ class Course:
         self.reason = reason
         if reason is None:
             self.report(_progress(training, validated))
+
+    def finish(self) -> Trained:
+        """Load the kept weights into the model and tell how it went."""
+        return self.training.finish(self.reason)
 
     def save(self) -> str | None:
         """Write a checkpoint; the reason when there is nothing worth one."""
