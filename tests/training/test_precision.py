@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from sessionwise.runs.progress import Progress
+from sessionwise.runs.spec import RunSpec
 from sessionwise.training import precision
-from sessionwise.training.precision import WIDE, bf16_units, settle
+from sessionwise.training.precision import WIDE, bf16_units, say_precision, settle
 from sessionwise.training.presets import PAPER, TINY, Settings, preset
 
 
@@ -43,3 +45,14 @@ def test_auto_is_settled_after_the_overrides():
     wide = preset("tiny", ["model.width=512"])
     assert wide.train.precision == settle("auto", "cpu", 512)
     assert "auto" not in {getattr(wide, part).precision for part in ("train", "finetune", "baseline")}
+
+
+def test_bf16_is_said_once_and_fp32_not_at_all(monkeypatch):
+    monkeypatch.setattr(precision, "bf16_units", lambda: "amx_bf16")
+    progress, said = Progress(), []
+    progress.note = said.append
+    runs = [RunSpec(kind, {"train": {"precision": p}}) for kind, p in (("pretrain", "bf16"), ("baseline", "fp32"))]
+    say_precision([*runs, RunSpec("glm", {})], progress)
+    say_precision(runs[1:], progress)
+    say_precision(runs, None)
+    assert said == ["pretrain: matrix products in bf16 (amx_bf16); precision=fp32 asks for float32"]

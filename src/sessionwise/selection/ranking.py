@@ -34,6 +34,7 @@ from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
 from sessionwise.selection.pool import choose_pool
 from sessionwise.training.jobs import WORK, baseline_spec, environment, finetune_spec, pretrain_spec
+from sessionwise.training.precision import say_precision
 from sessionwise.training.presets import Settings
 from sessionwise.training.presets import preset as preset_settings
 
@@ -164,6 +165,7 @@ def rank_many(
     store, started = RunStore(Path(to) / "runs"), time.monotonic()
     specs = list({spec.key: spec for plan in plans for spec in plan.specs}.values())
     missing = {spec.key for spec in pending(specs, store, retry_failed)}
+    say_precision(specs, progress)
     outcomes = execute(specs, store, WORK, on=on, progress=progress, retry_failed=retry_failed)
     work = time_spent(outcomes.values(), on, time.monotonic() - started)
     rankings = [collect(plan, sessions, store, outcomes) for plan in plans]

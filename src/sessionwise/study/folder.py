@@ -23,7 +23,8 @@ def refuse_another(folder: Path, known: Any, asked: Mapping[str, Any]) -> None:
     if canonical_json(old) != canonical_json(asked):
         where, was, now = first_difference(old, asked)
         found = f"holds study {known.get('name')!r} with {where} = {was!s:.80}"
-        raise UsageError(str(folder), found, f"{where} = {now!s:.80} as the recipe asks", _REMEDY)
+        remedy = f"Set {where} in the recipe: 'auto' depends on the machine" if "precision" in where else _REMEDY
+        raise UsageError(str(folder), found, f"{where} = {now!s:.80} as the recipe asks", remedy)
 
 
 def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any]:

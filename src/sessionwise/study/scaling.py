@@ -64,6 +64,7 @@ from sessionwise.training.jobs import (
     pretrain_spec,
     reference_spec,
 )
+from sessionwise.training.precision import say_precision
 from sessionwise.training.presets import Settings
 
 METRICS = ("bps", "bps_unit_mean", "bps_tail")
@@ -154,6 +155,7 @@ def run_study(
     missing = {spec.key for spec in pending(first, runs, retry_failed)}
     if missing:  # new rankings never stand beside the results of old ones
         (folder / ABOUT_FILE).unlink(missing_ok=True)
+    say_precision(first, progress)
     outcomes = execute(first, runs, WORK, on=on, progress=progress, retry_failed=retry_failed)
     rankings = {asked: collect(plan, study.sessions, runs, outcomes) for asked, plan in plans.items()}
     for asked, ranking in rankings.items():

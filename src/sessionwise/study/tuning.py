@@ -92,6 +92,7 @@ def run_tuning(
     fits, runs = search.fits(), RunStore(folder / "runs")
     specs = list({fit.spec.key: fit.spec for fit in fits}.values())
     missing = pending(specs, runs, retry_failed)
+    say_precision(specs, progress)
     outcomes = execute(specs, runs, WORK, on=on, progress=progress, retry_failed=retry_failed)
     write_tuning(search, fits, folder, runs, outcomes)
     about = {"added": cost(missing, runs), "collected_by": environment(), "seconds": time.monotonic() - started}

@@ -6,9 +6,13 @@ It pays where the hardware multiplies bfloat16 matrices faster, and the model is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
+
+from sessionwise.runs.progress import Progress
+from sessionwise.runs.spec import RunSpec
 
 Precision = Literal["fp32", "bf16"]
 WIDE = 256  # embedding width from which bf16 pays on a CPU with bf16 units (benchmarks/step.py, docs/performance.md)
@@ -32,3 +36,11 @@ def bf16_units() -> str:
     """Name of this CPU's instructions for bfloat16 matrix products, "" where it has none."""
     has: dict[str, Any] = dict(torch.cpu.get_capabilities())
     return next((name for name in _CPU_UNITS if has.get(name)), "")
+
+
+def say_precision(specs: Iterable[RunSpec], progress: Progress | None) -> None:
+    """Tell once that some of the trainings multiply in bf16, and how not to."""
+    lowered = sorted({spec.kind for spec in specs if spec.settings.get("train", {}).get("precision") == "bf16"})
+    if progress is not None and lowered:
+        units = bf16_units() or "no units of this CPU"
+        progress.note(f"{', '.join(lowered)}: matrix products in bf16 ({units}); precision=fp32 asks for float32")
