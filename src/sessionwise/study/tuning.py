@@ -30,6 +30,7 @@ from sessionwise.study.tuning_recipe import Tuning, is_tuning, make_tuning, nest
 from sessionwise.study.tuning_scores import Fit, choose, compare, fitted, row_of, score_variant
 from sessionwise.study.tuning_sessions import Prepared, choose_sessions, lay_out_tuning
 from sessionwise.training.jobs import WORK, environment
+from sessionwise.training.precision import say_precision
 
 __all__ = [
     "Tuning",
