@@ -1,7 +1,6 @@
-"""What a GPU runs, tested on a CPU: dense steps, seldom looks at losses, resident batches, and no waiting for a value."""
+"""What a GPU runs, tested on a CPU: dense steps, seldom looks at losses, resident batches, no waiting for a value."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -207,7 +206,7 @@ def test_a_dense_step_waits_for_no_value(objective, how):
 def test_waiting_is_noticed(wait):
     state = training(SETTINGS)
     state._note = lambda loss, norm, tokens: wait(loss)
-    with pytest.raises(AssertionError, match="waits for a value|reads a value"):
+    with pytest.raises(AssertionError, match=r"waits for a value|reads a value"):
         steps_without_waiting(state, 1)
 
 
