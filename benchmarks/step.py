@@ -16,9 +16,10 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ Document = dict[str, Any]
 class Plan:
     """What is measured. ``units`` and ``bins``: the shape of the main table, then what costs are followed along."""
 
-    models: Mapping[str, NDTConfig]  # the first is the one of the main table
-    widths: Mapping[int, NDTConfig]
+    models: Mapping[str, NDTConfig]  # the first is that of the main table; all together show where bf16 pays
+    profiled: tuple[str, ...] = ("paper", "small", "tiny")
     units: int = 600
     bins: int = 150
     other_units: tuple[int, ...] = (200, 1000)
@@ -71,13 +72,18 @@ def between(width: int) -> NDTConfig:
 
 
 FULL = Plan(
-    models={"paper": PAPER.model, "small": SMALL.model, "tiny": TINY.model},
-    widths={32: TINY.model, 96: SMALL.model, 128: between(128), 256: between(256), 512: PAPER.model},
+    models={
+        "paper": PAPER.model,
+        "width 256": between(256),
+        "width 128": between(128),
+        "small": SMALL.model,
+        "tiny": TINY.model,
+    },
 )
 _TOY = NDTConfig(token_width=12, width=16, feedforward=32, heads=2, blocks=2)
 QUICK = Plan(
     models={"paper": _TOY, "tiny": _TOY},
-    widths={16: _TOY},
+    profiled=("paper", "tiny"),
     units=12,
     bins=20,
     other_units=(6,),
@@ -103,36 +109,46 @@ class StepBenchmark:
 
     def document(self) -> Document:
         """Everything, with the machine's peak taken before, between and after."""
-        begun, found = time.perf_counter(), {"machine": machine(), "quick": self.plan is QUICK}
+        begun, ran = time.perf_counter(), time.process_time()
+        widths = {name: config.width for name, config in self.plan.models.items()}
+        found: Document = {"machine": machine(), "quick": self.plan is QUICK, "widths": widths}
         for name, measure in (
             ("steps", self.steps),
+            ("models", self.models),
+            ("cost", self.cost),
             ("data", self.data),
             ("memory", self.memory),
             ("parts", self.parts),
-            ("models", self.models),
-            ("widths", self.widths),
-            ("cost", self.cost),
         ):
-            self.peak.take()
+            if name in ("steps", "models", "cost"):
+                self.peak.take()
             found[name] = measure()
         self.peak.take()
         found["peak"] = self.peak.document()
         self._add_shares(found)
-        return found | {"max_rss": max_rss(), "minutes": (time.perf_counter() - begun) / 60}
+        seconds = time.perf_counter() - begun
+        had_core = (time.process_time() - ran) / seconds
+        return found | {"max_rss": max_rss(), "minutes": seconds / 60, "had_core": had_core}
 
     def steps(self) -> Document:
         """{units: {variant: seconds, ratio to clean fp32, operations}}: the main table, first its main shape."""
-        shares = {self.plan.units: 0.3} | dict.fromkeys(self.plan.other_units, 0.2 / len(self.plan.other_units))
-        return {str(units): self._steps(units, share * self.seconds) for units, share in shares.items()}
+        shares = {self.plan.units: 0.25} | dict.fromkeys(self.plan.other_units, 0.13 / len(self.plan.other_units))
+        found = {}
+        for units, share in shares.items():
+            variants = self.variants if units == self.plan.units else EAGER  # compiling takes minutes: once
+            found[str(units)] = self._steps(variants, units, share * self.seconds)
+        return found
 
     def data(self) -> Document:
         """Seconds to draw a batch with its mask, and to convert all of it to floats (a step converts fewer rows)."""
         with self._bench() as bench:
             batches = bench.ours(Variant("ours"), self.model, self.settings, [self._session()]).batches
             rng = stream(0, "masks")
-            draw = {"draw": lambda: batches.draw(0.3, rng)}
-            convert = {"draw and convert": lambda: batches.draw(0.3, rng).counts.float()}
-            times = interleave(draw | convert, self.seconds / 100, least=5)
+            steps: dict[str, Step] = {
+                "draw": lambda: batches.draw(0.3, rng),
+                "draw and convert": lambda: batches.draw(0.3, rng).counts.float(),
+            }
+            times = interleave(steps, self.seconds / 100, least=5)
         return {name: summary(seconds) for name, seconds in times.items()}
 
     def memory(self) -> Document:
@@ -147,7 +163,7 @@ class StepBenchmark:
     def parts(self) -> Document:
         """{model and variant: {part: share of the profiled time}}."""
         asked = [(self.name, Variant("ours", "bf16")), (self.name, Variant("ours", "bf16", frozen=True))]
-        asked += [(name, Variant("ours")) for name in self.plan.models]
+        asked += [(name, Variant("ours")) for name in self.plan.profiled]
         found = {}
         for name, variant in asked:
             with self._bench() as bench:
@@ -156,14 +172,9 @@ class StepBenchmark:
         return found
 
     def models(self) -> Document:
-        """{preset: {variant: seconds, operations}} for the presets other than that of the main table."""
+        """{model: {variant: seconds, operations, ratio to fp32}} for the models other than that of the main table."""
         others = {name: config for name, config in self.plan.models.items() if name != self.name}
-        return {name: self._by_precision(config, 0.03) for name, config in others.items()}
-
-    def widths(self) -> Document:
-        """{width: {variant: seconds, operations}}: where bf16 begins to pay."""
-        share = 0.12 / len(self.plan.widths)
-        return {str(width): self._by_precision(config, share) for width, config in self.plan.widths.items()}
+        return {name: self._by_precision(config, 0.15 / len(others)) for name, config in others.items()}
 
     def cost(self) -> Document:
         """{along: {value: {precision: seconds of a step}}} along units, bins and sessions in the set."""
@@ -175,51 +186,61 @@ class StepBenchmark:
         }
         return {name: self._costs(values) for name, values in along.items()}
 
-    def _steps(self, units: int, seconds: float) -> Document:
+    def _steps(self, variants: Sequence[Variant], units: int, seconds: float) -> Document:
         with self._bench() as bench:
-            session = self._session(units=units)
-            made = {v.name: bench.training(v, self.model, self.settings, [session]) for v in self.variants}
+            session, made, begun = self._session(units=units), {}, {}
+            for variant in variants:
+                before = time.perf_counter()
+                made[variant.name] = bench.training(variant, self.model, self.settings, [session])
+                begun[variant.name] = time.perf_counter() - before
             times = interleave({n: t.advance for n, t in made.items()}, seconds, self.plan.least)
-            flops = {v.name: executed_flops(made[v.name].advance) for v in self.variants if not v.compiled}
-        found = {}
-        for variant in self.variants:
-            eager = Variant(variant.who, variant.precision, variant.frozen).name  # compiled products cannot be counted
-            to_clean = ratio(times[CLEAN.name], times[variant.name])
-            about = {"precision": variant.precision, "clean_by_this": to_clean, "flops": flops[eager]}
-            found[variant.name] = summary(times[variant.name]) | about
-        for precision in ("fp32", "bf16"):
-            full, frozen = (Variant("ours", precision, which).name for which in (False, True))
-            found[frozen]["full_by_this"] = ratio(times[full], times[frozen])
+            flops = {v.name: executed_flops(made[v.name].advance) for v in variants if not v.compiled}
+        found = self._rows(variants, times, flops)
+        for variant in variants:
+            row = found[variant.name]
+            row["clean_by_this"] = ratio(times[CLEAN.name], times[variant.name])
+            row["begin_s"] = begun[variant.name]  # of compiled ones: mostly compiling
+            if variant.frozen:
+                row["full_by_this"] = ratio(times[replace(variant, frozen=False).name], times[variant.name])
         return found
 
     def _by_precision(self, config: NDTConfig, share: float) -> Document:
-        """Full and frozen steps in both precisions, with the ratio bf16 / fp32."""
+        """Full and frozen steps of ours in both precisions."""
         with self._bench() as bench:
             variants = [v for v in EAGER if v.who == "ours"]
             made = {v.name: bench.training(v, config, self.settings, [self._session()]) for v in variants}
             times = interleave({n: t.advance for n, t in made.items()}, share * self.seconds, 2 * self.plan.least)
             flops = {name: executed_flops(training.advance) for name, training in made.items()}
+        return self._rows(variants, times, flops)
+
+    def _rows(
+        self, variants: Sequence[Variant], times: Mapping[str, list[float]], flops: Mapping[str, float]
+    ) -> Document:
+        """{variant: summary, precision, operations, ratio to the same in fp32}."""
         found = {}
         for variant in variants:
-            fp32 = Variant("ours", "fp32", variant.frozen).name
-            about = {"precision": variant.precision, "flops": flops[variant.name]}
-            about["of_fp32"] = ratio(times[variant.name], times[fp32])
-            found[variant.name] = summary(times[variant.name]) | about
+            eager = replace(variant, compiled=False)  # what is inside a compiled step cannot be counted
+            fp32 = replace(eager, precision="fp32")
+            row = {"precision": variant.precision, "flops": flops[eager.name]}
+            row["of_fp32"] = ratio(times[variant.name], times[fp32.name])
+            found[variant.name] = summary(times[variant.name]) | row
         return found
 
     def _costs(self, values: Mapping[int, list[SessionData]]) -> Document:
         """Time of a step, as a mean over one pass through the sessions of the set."""
         precisions = sorted({"fp32", settle("auto", "cpu", self.model.width)})
-        passes, steps = {}, {}
+        passes: dict[str, Step] = {}
         with self._bench() as bench:
             for value, data in values.items():
                 for precision in precisions:
                     training = bench.training(Variant("ours", precision), self.model, self.settings, data)
-                    passes[value, precision] = _pass(training, len(data))
-            times = interleave({str(key): step for key, step in passes.items()}, 0.08 * self.seconds, 2)
-            for value, data in values.items():
-                each = {p: [s / len(data) for s in times[str((value, p))]] for p in precisions}
-                steps[str(value)] = {precision: summary(seconds) for precision, seconds in each.items()}
+                    training.advance()
+                    passes[f"{value} {precision}"] = partial(_steps_of, training, len(data))
+            times = interleave(passes, 0.08 * self.seconds, least=1, warm=False)
+        steps: Document = {}
+        for value, data in values.items():
+            each = {p: [seconds / len(data) for seconds in times[f"{value} {p}"]] for p in precisions}
+            steps[str(value)] = {precision: summary(seconds) for precision, seconds in each.items()}
         return steps
 
     def _session(self, units: int | None = None, bins: int | None = None) -> SessionData:
@@ -241,18 +262,15 @@ class StepBenchmark:
 
     def _add_shares(self, found: Document) -> None:
         """Achieved FLOP/s, and as a share of the peak of the same precision."""
-        for table in (*found["steps"].values(), *found["models"].values(), *found["widths"].values()):
-            for row in table.values():
+        for rows in (*found["steps"].values(), *found["models"].values()):
+            for row in rows.values():
                 row["flops_per_s"] = row["flops"] / row["median_s"]
                 row["share_of_peak"] = row["flops_per_s"] / self.peak.of(row["precision"])
 
 
-def _pass(training: Training | PlainTraining, steps: int) -> Step:
-    def run() -> None:
-        for _ in range(steps):
-            training.advance()
-
-    return run
+def _steps_of(training: Training | PlainTraining, number: int) -> None:
+    for _ in range(number):
+        training.advance()
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from itertools import count
 from typing import Any
 
 import torch
@@ -45,15 +46,15 @@ class Peak:
         }
 
 
-def interleave(steps: Mapping[str, Step], seconds: float, least: int = 3) -> dict[str, list[float]]:
+def interleave(steps: Mapping[str, Step], seconds: float, least: int = 3, warm: bool = True) -> dict[str, list[float]]:
     """Seconds of each step, one of each in turn, until the time is used and everything ran ``least`` times.
 
     The order turns round from round to round, so that nobody always follows the same neighbour. One round before
-    is not counted: it compiles, allocates and fills caches.
+    is not counted (``warm``): it compiles, allocates and fills caches.
     """
     names, times = list(steps), {name: [] for name in steps}
     begun, taken = time.perf_counter(), 0.0
-    for number in range(sys.maxsize):
+    for number in count(0 if warm else 1):
         if number > least and time.perf_counter() - begun + taken > seconds:
             return times
         started = time.perf_counter()
@@ -141,12 +142,12 @@ def _gemm(n: int, dtype: torch.dtype, shape: str, seconds: float) -> float:
     a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
     other, out = b.t() if shape == "transposed" else b, torch.empty(n, n, dtype=dtype)
     fastest, begun = math.inf, time.perf_counter()
-    for number in range(sys.maxsize):
+    for number in count():
         before = time.perf_counter()
         torch.mm(a, other, out=out)
         now = time.perf_counter()
         fastest = min(fastest, now - before)
-        if number > 1 and now - begun > seconds:
+        if number and now - begun > seconds:
             break
     return 2 * n**3 / fastest
 

@@ -15,8 +15,8 @@ def report(found: Document) -> str:
         ("Machine", machine(found)),
         ("Targets", targets(found)),
         *((f"A step, {units} units", steps(rows)) for units, rows in found["steps"].items()),
-        ("Other presets", [line for name, rows in found["models"].items() for line in [*presets(name, rows), ""]]),
-        ("bf16 / fp32 step time by width", widths(found["widths"])),
+        ("Other models", [line for name, rows in found["models"].items() for line in [*models(name, rows), ""]]),
+        ("bf16 / fp32 step time by width", widths(found)),
         ("Where the time goes, %", parts(found["parts"])),
         ("Activations kept for the backward pass", memory(found)),
         *((f"Time of a step by {name}", cost(name, values)) for name, values in found["cost"].items()),
@@ -42,7 +42,8 @@ def machine(found: Document) -> list[str]:
         for name, peak in found["peak"].items()
     ]
     columns = ["precision", "matrix products, best, GFLOP/s", "worst take below best by", "takes"]
-    return lines + table(columns, rows)
+    had = f"This process had a core for {percent(found['had_core'])} of the time; a quiet machine gives it nearly all."
+    return [*lines, *table(columns, rows), "", had]
 
 
 def targets(found: Document) -> list[str]:
@@ -77,11 +78,14 @@ def steps(rows: Document) -> list[str]:
         ]
         for name, row in rows.items()
     ]
-    return [*table(columns, lines), "", f"{repetitions(rows)} Spread: between quartiles, of the median."]
+    compiling = [f"{name}: {row['begin_s']:.0f} s" for name, row in rows.items() if "compiled" in name]
+    note = f"{repetitions(rows)} Spread: between quartiles, of the median."
+    note += f" Compiling took, {', '.join(compiling)}." if compiling else ""
+    return [*table(columns, lines), "", f"{note} GFLOP: matrix products that were executed."]
 
 
-def presets(name: str, rows: Document) -> list[str]:
-    """Steps of one preset in both precisions."""
+def models(name: str, rows: Document) -> list[str]:
+    """Steps of one model in both precisions."""
     columns = [name, "ms (median)", "spread", "of fp32's time", "GFLOP", "GFLOP/s", "of peak"]
     lines = [
         [variant, f"{1e3 * row['median_s']:.1f}", percent(row["spread"]), f"{row['of_fp32']:.2f}", *achieved(row)]
@@ -90,17 +94,18 @@ def presets(name: str, rows: Document) -> list[str]:
     return table(columns, lines)
 
 
-def widths(values: Document) -> list[str]:
+def widths(found: Document) -> list[str]:
     """bf16 over fp32 by embedding width; below 1 bf16 pays."""
-    columns = ["width", "full, fp32 ms", "full, bf16 ms", "bf16 / fp32", "frozen, bf16 / fp32"]
+    tables = {**found["models"], next(iter(found["widths"])): next(iter(found["steps"].values()))}
+    columns = ["model", "width", "full, fp32 ms", "full, bf16 ms", "bf16 / fp32", "frozen, bf16 / fp32"]
     lines = [
         [
-            width,
-            *(f"{1e3 * rows[f'ours {precision}']['median_s']:.1f}" for precision in ("fp32", "bf16")),
-            f"{rows['ours bf16']['of_fp32']:.2f}",
-            f"{rows['ours bf16 frozen']['of_fp32']:.2f}",
+            name,
+            str(width),
+            *(f"{1e3 * tables[name][f'ours {precision}']['median_s']:.1f}" for precision in ("fp32", "bf16")),
+            *(f"{tables[name][f'ours bf16{which}']['of_fp32']:.2f}" for which in ("", " frozen")),
         ]
-        for width, rows in values.items()
+        for name, width in sorted(found["widths"].items(), key=lambda item: item[1])
     ]
     return table(columns, lines)
 

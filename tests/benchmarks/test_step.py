@@ -65,7 +65,7 @@ def test_a_quick_run_prints_every_table_and_writes_json(tmp_path):
         "### Targets",
         "### A step, 12 units",
         "### A step, 6 units",
-        "### Other presets",
+        "### Other models",
         "### bf16 / fp32 step time by width",
         "### Where the time goes, %",
         "### Activations kept for the backward pass",
