@@ -1,7 +1,9 @@
 """Which arithmetic a training uses, settled before its key is made.
 
 bf16 means: matrix products in bfloat16 under autocast; weights, optimiser, sums, loss and scores in float32.
-It pays where the hardware multiplies bfloat16 matrices faster, and the model is wide enough to spend its time there.
+fp32 means float32 on GPUs, too: TF32 is not switched on. It would change numbers under the same key, for the whole
+process, and who wants speed has bf16; cards without bf16 units have none for TF32 either.
+bf16 pays where the hardware multiplies bfloat16 matrices faster, and the model is wide enough to spend its time there.
 """
 
 from __future__ import annotations
