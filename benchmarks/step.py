@@ -1,6 +1,6 @@
 """How fast a training step is, and what of the machine it uses: `make bench`.
 
-    python benchmarks/step.py [--minutes 8] [--compile] [--quick] [--json bench.json]
+    python benchmarks/step.py [--minutes 7] [--compile] [--quick] [--json bench.json]
 
 Prints Markdown and writes the same as JSON: steps of the `paper` preset in all variants, as ratios to the clean fp32
 formulation (``plain_step.py``); executed operations as a share of the fastest matrix product of this process; what the
@@ -276,7 +276,7 @@ def _steps_of(training: Training | PlainTraining, number: int) -> None:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--json", type=Path, default=Path("bench.json"))
     parser.add_argument("--compile", action="store_true", help="compiled variants too")
     parser.add_argument(

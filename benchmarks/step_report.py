@@ -150,7 +150,8 @@ def achieved(row: Document) -> list[str]:
 
 def repetitions(rows: Document) -> str:
     """How often each was measured."""
-    return f"{min(row['repetitions'] for row in rows.values())} interleaved repetitions."
+    least = min(row["repetitions"] for row in rows.values())
+    return f"{least} interleaved repetition{'s' * (least > 1)}."
 
 
 def percent(share: float) -> str:
