@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from sessionwise.data import importing
 from sessionwise.data.importing import import_files, import_to
+from sessionwise.data.session import Session
 from sessionwise.data.store import SessionStore, create_store, open_store
 from sessionwise.errors import DataError, EnvironmentProblem, Problems, UsageError
 
@@ -138,6 +141,32 @@ def test_a_full_disk_stops_the_import_and_leaves_nothing(
     with pytest.raises(EnvironmentProblem, match="is full"):
         import_files(files, store, skip_bad=True)
     assert [p.name for p in store.path.iterdir()] == ["store.json"]
+
+
+def test_a_disk_that_is_full_while_the_next_file_is_read(
+    files: list[Path], store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importing.staged_session
+
+    @contextmanager
+    def full(session: Session, final: Path) -> Iterator[None]:
+        with real(session, final):
+            if session.id == "b":
+                raise EnvironmentProblem("disk", "is full")
+            yield
+
+    monkeypatch.setattr(importing, "staged_session", full)
+    for last in ([files[2]], [files[0].parent / "none.npz"], []):
+        with pytest.raises(EnvironmentProblem, match="is full"):
+            import_files([*files[:2], *last], store, skip_bad=True)
+        assert [p.name for p in store.path.iterdir()] == ["store.json"] and store.ids == ()
+
+
+def test_what_is_said_is_in_the_order_of_the_files(files: list[Path], store: SessionStore, tmp_path: Path) -> None:
+    bad = saved(tmp_path, "bad", counts=-np.ones((12, 10, 3)))
+    lines: list[str] = []
+    import_files([files[0], bad, files[0], files[1]], store, skip_bad=True, say=lines.append)
+    assert [line.split(":")[0] for line in lines[1:]] == ["[1/4] a.npz", "[2/4] bad.npz", "[3/4] a.npz", "[4/4] b.npz"]
 
 
 def test_an_import_that_fails_leaves_no_new_store(tmp_path: Path, files: list[Path]) -> None:

@@ -13,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sessionwise.data.session import Session, crop, exact, make_session, rebin, rebin_session, trial_hashes
+from sessionwise.data.session import (
+    Session,
+    crop,
+    exact,
+    make_session,
+    oddities,
+    rebin,
+    rebin_session,
+    trial_hashes,
+)
 from sessionwise.errors import DataError, SessionwiseWarning
 from sessionwise.io.files import folder_name
 
@@ -178,6 +187,73 @@ def test_d14_duplicated_trials() -> None:
     warned(counts, "1 duplicated trial: 2 = 7")
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(np.nan, "1 NaN"), (np.inf, "1 infinite"), (-np.inf, "1 infinite"), (-1.0, "1 negative"), (0.5, "value 0.5")],
+)
+@pytest.mark.parametrize("place", [(0, 0, 0), (4, 2, 1), (11, 4, 2)])
+def test_one_bad_float_is_found_wherever_it_is(value: float, words: str, place: tuple[int, int, int]) -> None:
+    counts = good().astype(np.float32)
+    counts[place] = value
+    trial, bin_, unit = place
+    refused(counts, words, f"trial {trial}, bin {bin_}, unit {unit}")
+
+
+def plain_oddities(counts: np.ndarray) -> list[str]:
+    """The texts by the shortest way: every row is compared with every other one."""
+
+    def listed(what: str, how: str, found: list[int]) -> list[str]:
+        return [f"{len(found)} {what}{'s' * (len(found) > 1)} {how}: {', '.join(map(str, found))}"] if found else []
+
+    def pairs(what: str, rows: list[np.ndarray], skip: list[int]) -> list[str]:
+        found = []
+        for i in range(len(rows)):
+            same = [j for j in range(i) if j not in skip and i not in skip and np.array_equal(rows[i], rows[j])]
+            found += [f"{same[0]} = {i}"] if same else []
+        return [f"{len(found)} duplicated {what}{'s' * (len(found) > 1)}: {', '.join(found)}"] if found else []
+
+    units, trials = list(np.moveaxis(counts, 2, 0)), list(counts)
+    silent = [i for i, unit in enumerate(units) if not unit.any()]
+    constant = [i for i, unit in enumerate(units) if len(np.unique(unit)) == 1 and i not in silent]
+    few = [[i for i, row in enumerate(rows) if row.sum(dtype=int) < 5] for rows in (units, trials)]
+    texts = ["max count 255 in uint8: possibly wrapped or saturated"] if counts.max() == 255 else []
+    texts += listed("unit", "without a spike", silent)
+    texts += listed("unit", "with the same count in every bin", constant)
+    texts += pairs("unit", units, few[0] + constant)
+    texts += listed("trial", "without a spike", [i for i, trial in enumerate(trials) if not trial.any()])
+    return texts + pairs("trial", trials, few[1])
+
+
+@settings(max_examples=200)
+@given(
+    hnp.arrays(np.uint8, st.tuples(*[st.integers(1, 5)] * 3), elements=st.sampled_from([0, 0, 1, 2, 3, 255])),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=3),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=3),
+    st.booleans(),
+)
+def test_oddities_are_those_of_the_plain_way(counts: np.ndarray, units: Any, trials: Any, shifted: bool) -> None:
+    counts = counts.copy()
+    for a, b in units:
+        counts[:, :, a % counts.shape[2]] = counts[:, :, b % counts.shape[2]]
+    for a, b in trials:
+        counts[a % len(counts)] = counts[b % len(counts)]
+    if shifted:  # the same sums over the bins, other content
+        counts[0] = np.roll(counts[-1], 1, axis=0)
+    assert oddities(counts) == plain_oddities(counts)
+
+
+def test_sums_beyond_16_bits_are_right() -> None:
+    counts = np.full((10, 300, 2), 255, np.uint8)
+    counts[:, :, 1] = 1
+    counts[3] = 0
+    session = made(counts, bin_s=1.0)
+    assert session.trial_spikes.tolist() == [300 * 256 * (k != 3) for k in range(10)]
+    assert session.trial_spikes.dtype == np.int64 and session.spikes == counts.sum(dtype=int)
+    assert (
+        Session("T", counts.astype(np.uint16), 1.0, (0.0, 300.0)).trial_spikes.tolist() == session.trial_spikes.tolist()
+    )
+
+
 def test_d14_few_spikes_prove_nothing() -> None:
     counts = good()
     counts[[2, 7]] = 0
@@ -300,6 +376,20 @@ def test_trial_hash_is_what_it_says() -> None:
     by_hand = (5).to_bytes(8, "little") + (3).to_bytes(8, "little")
     by_hand += b"".join(int(n).to_bytes(2, "little") for n in counts[3].ravel())
     assert trial_hashes(counts)[3] == hashlib.sha256(by_hand).hexdigest()[:32]
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 2), (1, 1, 1), (3, 100, 1000), (5, 128, 256), (2, 1, 2**15 + 1)])
+@pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", "i8"])
+def test_trial_hashes_of_any_size(shape: tuple[int, ...], dtype: str) -> None:
+    counts = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    start = np.array(shape[1:], "<i8").tobytes()
+    want = [hashlib.sha256(start + trial.astype("<u2").tobytes()).hexdigest()[:32] for trial in counts]
+    assert trial_hashes(counts) == want == trial_hashes(np.asfortranarray(counts))
+
+
+def test_a_session_knows_the_hashes_of_its_trials() -> None:
+    session = made(good())
+    assert session.trial_hashes == tuple(trial_hashes(good())) and session.trial_hashes is session.trial_hashes
 
 
 small_counts = hnp.arrays(

@@ -8,6 +8,7 @@ import struct
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,17 @@ from hypothesis.extra import numpy as hnp
 
 from sessionwise.errors import DataError, IntegrityError, SessionwiseError
 from sessionwise.io import arrays
-from sessionwise.io.arrays import human_bytes, npz_names, read_npy, read_npz, unchanged_source, write_npy
+from sessionwise.io.arrays import (
+    human_bytes,
+    npy_sha256,
+    npz_names,
+    read_npy,
+    read_npz,
+    unchanged_snapshot,
+    unchanged_source,
+    write_npy,
+)
+from sessionwise.io.files import sha256_bytes
 
 COUNTS = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 
@@ -280,6 +291,117 @@ def test_a_source_that_changes_is_noticed(tmp_path: Path) -> None:
         np.savez(path, counts=COUNTS + 1)
     with pytest.raises(IntegrityError, match="became missing"), unchanged_source(path):
         path.unlink()
+
+
+# ---- one reading of a file: what is hashed is what is parsed
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        COUNTS,
+        COUNTS.T,
+        COUNTS[:, ::2],
+        np.asfortranarray(COUNTS),
+        np.float64(0.5),
+        np.zeros((0, 3)),
+        np.array([], "U0"),
+        np.array(["CA1", "VISp"]),
+        np.arange(3, dtype=">i4"),
+        np.array([True, False]),
+        np.array(["2017-01-01"], "M8[D]"),
+    ],
+)
+def test_written_and_hashed_as_numpy_writes(tmp_path: Path, array: np.ndarray) -> None:
+    write_npy(tmp_path / "a.npy", array)
+    want = npy_bytes(array)
+    assert (tmp_path / "a.npy").read_bytes() == want and npy_sha256(array) == sha256_bytes(want)
+
+
+def test_objects_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="objects"):
+        write_npy(tmp_path / "a.npy", np.array([None]))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_snapshot_reads_as_the_file(tmp_path: Path, save: Any) -> None:
+    odd_names = {"n" * n: np.arange(n, dtype="f8") for n in range(1, 9)}  # members begin at places of any alignment
+    given = {"counts": COUNTS, "fortran": np.asfortranarray(COUNTS), "empty": np.zeros((0, 2)), **odd_names}
+    save(tmp_path / "a.npz", **given, text=np.array("x"))
+    with unchanged_snapshot(tmp_path / "a.npz") as source:
+        found = read_npz(source)
+        assert str(source) == str(tmp_path / "a.npz")
+    assert source.sha256 == sha256_bytes((tmp_path / "a.npz").read_bytes())
+    want = read_npz(tmp_path / "a.npz")
+    assert set(found) == set(want) and np.shares_memory(found["counts"], source.data) == (save is np.savez)
+    for name, array in found.items():
+        assert array.dtype == want[name].dtype and np.array_equal(array, want[name]), name
+        assert array.flags.aligned and not array.flags.writeable and want[name].flags.writeable
+
+
+def test_flipped_bits_of_a_snapshot_are_never_silent(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    rng = np.random.default_rng(0)
+    np.savez(path, counts=rng.poisson(1.0, (20, 20)).astype(np.uint8))
+    whole, want, refusals = path.read_bytes(), read_npz(path)["counts"], 0
+    for at in rng.integers(0, len(whole) * 8, 200):
+        data = bytearray(whole)
+        data[at // 8] ^= 1 << (at % 8)
+        path.write_bytes(bytes(data))
+        try:
+            with unchanged_snapshot(path) as source:
+                found = read_npz(source)
+        except SessionwiseError:
+            refusals += 1
+            continue
+        assert "counts" not in found or np.array_equal(found["counts"], want)
+    assert refusals > 100
+
+
+def test_damage_is_named_alike_with_and_without_a_snapshot(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    counts = np.random.default_rng(0).poisson(1.0, (20, 20, 50)).astype(np.uint8)
+    np.savez(path, counts=counts)
+    data = bytearray(path.read_bytes())
+    data[data.find(counts.tobytes()) + 10_000] ^= 1
+    path.write_bytes(bytes(data))
+    told = refused(path, "is damaged", "Bad CRC-32 for file 'counts.npy'")
+    with pytest.raises(DataError) as caught, unchanged_snapshot(path) as source:
+        read_npz(source)
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize("where", [0, 2**20 - 1, 2**20, 3 * 2**20 + 4])
+def test_every_byte_of_a_snapshot_is_looked_at_again(tmp_path: Path, where: int) -> None:
+    path = tmp_path / "a.bin"
+    content = bytearray(np.random.default_rng(0).bytes(3 * 2**20 + 5))
+    path.write_bytes(bytes(content))
+    with unchanged_snapshot(path) as source:
+        assert source.sha256 == sha256_bytes(bytes(content)) and source.data.tobytes() == content
+    before = path.stat()
+    with pytest.raises(IntegrityError, match="changed while being read"), unchanged_snapshot(path):
+        content[where] ^= 1
+        path.write_bytes(bytes(content))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_snapshot_that_grows_shrinks_or_goes(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    for change in (lambda: path.write_bytes(b"ab"), lambda: path.write_bytes(b"abcd")):
+        path.write_bytes(b"abc")
+        with pytest.raises(IntegrityError, match="changed while being read"), unchanged_snapshot(path):
+            change()
+    with pytest.raises(IntegrityError, match="became missing"), unchanged_snapshot(path):
+        path.unlink()
+
+
+def test_a_snapshot_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, counts=COUNTS)
+    monkeypatch.setattr(arrays, "MAX_ARCHIVE_BYTES", path.stat().st_size - 1)
+    with pytest.raises(DataError, match=r"a\.npz: has \d+ bytes; need at most"), unchanged_snapshot(path):
+        pass
 
 
 def test_sizes_for_people() -> None:

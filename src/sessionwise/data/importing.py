@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,11 +53,13 @@ def import_files(
     the good ones are added and the bad ones listed. The same content again changes nothing. ``say`` gets one line a
     file, and one for each note.
     """
-    work = _Import(store, Asked(**asked), skip_bad, say)
+    beside = ThreadPoolExecutor(1)
+    work = _Import(store, Asked(**asked), skip_bad, say, beside)
     files = work.find([Path(path) for path in paths], None if format is None else named_format(format))
-    with ExitStack() as staged:  # leaving without an error commits every staged session; an error drops them all
+    with ExitStack() as staged, beside:  # leaving without an error commits what is staged; an error drops it all
         for number, (path, kind) in enumerate(files, 1):
             work.take(path, kind, f"[{number}/{len(files)}] {path.name}", staged)
+        work.settle()
         if work.bad and not (skip_bad and (work.added or work.unchanged)):
             raise_all([problem for _, problem in work.bad])
     for info in work.added:
@@ -89,10 +92,12 @@ class _Import:
     asked: Asked
     skip_bad: bool
     say: Callable[[str], None]
+    beside: Executor
     added: list[SessionInfo] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     bad: list[tuple[Path, SessionwiseError]] = field(default_factory=list)
     said: Counter[str] = field(default_factory=Counter)
+    under_way: tuple[Future[None], Session, str] | None = None  # being staged: the session, and its label
 
     def find(self, paths: Sequence[Path], format: Format | None) -> list[tuple[Path, Format]]:
         """The recordings that the paths stand for, with their formats, which are said when guessed."""
@@ -113,14 +118,17 @@ class _Import:
         return found
 
     def take(self, path: Path, format: Format, label: str, staged: ExitStack) -> None:
-        """Read one recording and stage it; a bad one is remembered with its problem."""
+        """Read one recording while the one before is staged, then begin to stage it; a bad one is remembered."""
         try:
-            session = self._read(path, format)
+            try:
+                session = self._read(path, format)
+            finally:
+                self.settle()
             if not self.store.admit(session, str(path), self.added):
                 self.unchanged.append(session.id)
                 self.say(f"{label}: session {session.id!r} is already there with the same content")
                 return
-            staged.enter_context(staged_session(session, self.store.path / folder_name(session.id)))
+            staging = staged_session(session, self.store.path / folder_name(session.id))
         except (DataError, IntegrityError) as problem:  # a full disk, say, is no fault of the file
             self.bad.append((path, _naming(path, problem)))
             self.say(f"{label}: refused")
@@ -131,7 +139,14 @@ class _Import:
             self.bad.append((path, _naming(path, problem)))
             self.say(f"{label}: refused")
             return
-        self._keep(session, path, label)
+        self.under_way = self.beside.submit(staged.enter_context, staging), session, label
+
+    def settle(self) -> None:
+        """Wait until the session under way is staged, and say so; what was in the way of it is raised."""
+        if self.under_way is not None:
+            (staging, session, label), self.under_way = self.under_way, None
+            staging.result()
+            self._keep(session, label)
 
     def _read(self, path: Path, format: Format) -> Session:
         with warnings.catch_warnings():
@@ -148,7 +163,7 @@ class _Import:
         window_s = first.window_s if self.asked.window_s is None else self.asked.window_s
         return replace(self.asked, bin_ms=bin_ms, window_s=window_s)
 
-    def _keep(self, session: Session, path: Path, label: str) -> None:
+    def _keep(self, session: Session, label: str) -> None:
         info = info_from(describe(session, ""), self.store.path / folder_name(session.id))
         shape = f"{info.n_trials} trials, {info.n_bins} bins, {info.n_units} units"
         self.say(f"{label}: session {info.id!r}, {shape}, {window_text(info.bin_s, info.window_s)}")

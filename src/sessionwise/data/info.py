@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sessionwise.data.session import Session, exact, trial_hashes
+from sessionwise.data.session import Session, exact
 from sessionwise.errors import IntegrityError
 from sessionwise.io.files import canonical_json, sha256_bytes
 
@@ -70,7 +70,7 @@ class SessionInfo:
 
 def describe(session: Session, counts_sha256: str) -> dict[str, Any]:
     """The JSON value of a session (all but the counts)."""
-    spikes = session.counts.sum(axis=(1, 2), dtype=np.int64)
+    spikes = session.trial_spikes
     seconds = session.n_trials * session.n_bins * session.bin_s * session.n_units
     return {
         "schema": SCHEMA,
@@ -83,7 +83,7 @@ def describe(session: Session, counts_sha256: str) -> dict[str, Any]:
         "unit_ids": None if session.unit_ids is None else list(session.unit_ids),
         "mean_rate_hz": float(spikes.sum()) / seconds,
         "counts_sha256": counts_sha256,
-        "trial_hashes": trial_hashes(session.counts),
+        "trial_hashes": list(session.trial_hashes),
         "trial_ids": session.trial_ids.tolist(),
         "trial_spikes": spikes.tolist(),
         "notes": list(session.notes),
@@ -127,8 +127,7 @@ def info_from(value: Mapping[str, Any], folder: Path) -> SessionInfo:
 
 def content_of(session: Session | SessionInfo) -> str:
     """``SessionInfo.content``, also of a session that is not stored yet."""
-    hashes = session.trial_hashes if isinstance(session, SessionInfo) else trial_hashes(session.counts)
-    return _content(session.bin_s, session.window_s, session.trial_ids, hashes)
+    return _content(session.bin_s, session.window_s, session.trial_ids, session.trial_hashes)
 
 
 def same_grid(a: SessionInfo | Session, b: SessionInfo | Session) -> bool:

@@ -9,9 +9,12 @@ import hashlib
 import math
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from itertools import permutations
 from typing import Any
 
@@ -25,6 +28,8 @@ MAX_MEAN_HZ = 500.0
 SHORTEST_INTERVAL_S = 0.0005  # no unit fires twice within half a millisecond
 MIN_SHARED_SPIKES = 5  # trials or units with fewer spikes can be equal by chance
 MAX_ID_CHARACTERS = 1000
+_HASHERS = 2  # threads
+_HASHED_TOGETHER = 2**15  # counts, widened in a buffer that stays in the cache
 _REMAKE = "Check how the file was made"
 
 
@@ -74,7 +79,17 @@ class Session:
     @property
     def spikes(self) -> int:
         """Number of spikes in all trials."""
-        return int(self.counts.sum(dtype=np.int64))
+        return int(self.trial_spikes.sum())
+
+    @cached_property
+    def trial_spikes(self) -> np.ndarray:
+        """(K,) int64: number of spikes in each trial."""
+        return _bin_sums(self.counts).sum(axis=1, dtype=np.int64)
+
+    @cached_property
+    def trial_hashes(self) -> tuple[str, ...]:
+        """Content of each trial, see the function ``trial_hashes``; computed once."""
+        return tuple(trial_hashes(self.counts))
 
     def __repr__(self) -> str:
         shape = f"{self.n_trials} trials x {self.n_bins} bins x {self.n_units} units"
@@ -132,7 +147,8 @@ def make_session(
     _check_range(where, array, bin_s)
     numbers, order = _trial_order(where, trial_ids, array.shape[0], remarks)
     array = _frozen(array if order is None else array[order])
-    odd = oddities(array, given_as)
+    sums = _bin_sums(array)
+    odd = oddities(array, given_as, sums)
     start = round(float(start_s if window_s is None else window_s[0]), 9)
     session = Session(
         id=id,
@@ -150,6 +166,7 @@ def make_session(
         source=dict(source or {}),
         notes=tuple(dict.fromkeys([*remarks, *odd])),
     )
+    vars(session)["trial_spikes"] = sums.sum(axis=1, dtype=np.int64)  # a frozen class takes its cached property so
     for text in odd:
         if text not in notes:
             warnings.warn(f"{where}: {text}", SessionwiseWarning, stacklevel=2)
@@ -203,8 +220,21 @@ def trial_hashes(counts: np.ndarray) -> list[str]:
 
     SHA-256 of the trial's shape (T, N) and its counts, both little-endian.
     """
-    shape = np.array(counts.shape[1:], "<i8").tobytes()
-    return [hashlib.sha256(shape + np.ascontiguousarray(k, "<u2").tobytes()).hexdigest()[:32] for k in counts]
+    with ThreadPoolExecutor(_HASHERS) as pool:  # SHA-256 does without the interpreter's lock
+        return [one for part in pool.map(_hashes, np.array_split(counts, _HASHERS)) for one in part]
+
+
+def _hashes(counts: np.ndarray) -> list[str]:
+    shape, wide = np.array(counts.shape[1:], "<i8").tobytes(), np.empty(_HASHED_TOGETHER, "<u2")
+    hashes = []
+    for trial in counts:
+        digest, flat = hashlib.sha256(shape), trial.reshape(-1)
+        for at in range(0, flat.size, wide.size):
+            part = flat[at : at + wide.size]
+            np.copyto(wide[: part.size], part, casting="unsafe")
+            digest.update(wide[: part.size].data)
+        hashes.append(digest.hexdigest()[:32])
+    return hashes
 
 
 def exact(seconds: float) -> Fraction:
@@ -217,20 +247,23 @@ def window_text(bin_s: float, window_s: tuple[float, float]) -> str:
     return f"{bin_s * 1000:g} ms bins, {window_s[0]:g}..{window_s[1]:g} s"
 
 
-def oddities(counts: np.ndarray, stored_as: np.dtype | None = None) -> list[str]:
-    """What is usable but worth a warning: 255 in uint8, silent, constant or duplicated units, duplicated trials."""
+def oddities(counts: np.ndarray, stored_as: np.dtype | None = None, sums: np.ndarray | None = None) -> list[str]:
+    """What is usable but worth a warning: 255 in uint8, silent, constant or duplicated units, duplicated trials.
+
+    counts: (K, T, N) uint8 or uint16; ``sums``: (K, N) sums over their bins, where known.
+    """
     notes = []
     if (stored_as or counts.dtype) == np.uint8 and counts.max() == 255:
         notes.append("max count 255 in uint8: possibly wrapped or saturated")
-    silent = np.flatnonzero(~counts.any(axis=(0, 1)))
-    constant = np.setdiff1d(np.flatnonzero((counts == counts[:1, :1]).all(axis=(0, 1))), silent)
-    quiet = np.flatnonzero(~counts.any(axis=(1, 2)))
-    notes += _listed("unit", "without a spike", silent)
+    sums = _bin_sums(counts) if sums is None else sums
+    of_unit, of_trial = sums.sum(axis=0, dtype=np.int64), sums.sum(axis=1, dtype=np.int64)
+    constant = _constant(counts, of_unit)
+    notes += _listed("unit", "without a spike", np.flatnonzero(of_unit == 0))
     notes += _listed("unit", "with the same count in every bin", constant)
-    few = np.flatnonzero(counts.sum(axis=(0, 1), dtype=np.int64) < MIN_SHARED_SPIKES)
-    notes += _pairs("unit", np.moveaxis(counts, 2, 0), set(few) | set(constant))
-    notes += _listed("trial", "without a spike", quiet)
-    notes += _pairs("trial", counts, set(np.flatnonzero(counts.sum(axis=(1, 2), dtype=np.int64) < MIN_SHARED_SPIKES)))
+    few = np.flatnonzero(of_unit < MIN_SHARED_SPIKES)
+    notes += _pairs("unit", np.moveaxis(counts, 2, 0), sums.T, {*few.tolist(), *constant.tolist()})
+    notes += _listed("trial", "without a spike", np.flatnonzero(of_trial == 0))
+    notes += _pairs("trial", counts, sums, set(np.flatnonzero(of_trial < MIN_SHARED_SPIKES).tolist()))
     return notes
 
 
@@ -350,6 +383,20 @@ def _whole_numbers(where: str, counts: np.ndarray, remarks: list[str]) -> np.nda
         return counts.astype(np.uint8)
     if counts.dtype.kind != "f":
         return counts
+    if not _all_whole(counts):
+        _refuse_broken(where, counts)
+    remarks.append(f"counts were {counts.dtype.name} with whole values, converted to integers")
+    return counts
+
+
+def _all_whole(counts: np.ndarray) -> bool:
+    """Whether floats are finite, whole and not negative; trial by trial, so that they are read from memory once."""
+    with np.errstate(invalid="ignore"):
+        return all(k.min() >= 0 and k.max() < np.inf and bool((k == np.floor(k)).all()) for k in counts)
+
+
+def _refuse_broken(where: str, counts: np.ndarray) -> None:
+    """Say which of the floats are no counts, and how many."""
     _refuse_where(where, np.isnan(counts), counts, "NaN", "a count in every bin", "Mask or drop the trial")
     _refuse_where(where, np.isinf(counts), counts, "infinite", "finite counts", _REMAKE)
     with np.errstate(invalid="ignore"):
@@ -359,8 +406,6 @@ def _whole_numbers(where: str, counts: np.ndarray, remarks: list[str]) -> np.nda
         first = np.unravel_index(int(broken.argmax()), counts.shape)
         found = f"value {counts[first]:.4g} at {_place(first)} is no spike count ({int(broken.sum())} such values)"
         raise DataError(where, found, "whole numbers", "Were these smoothed, scaled or rates? Give the raw counts")
-    remarks.append(f"counts were {counts.dtype.name} with whole values, converted to integers")
-    return counts
 
 
 def _refuse_where(where: str, bad: np.ndarray, counts: np.ndarray, what: str, needed: str, remedy: str) -> None:
@@ -375,8 +420,10 @@ def _place(index: Sequence[Any]) -> str:
 
 
 def _check_range(where: str, counts: np.ndarray, bin_s: float) -> None:
-    _refuse_where(where, counts < 0, counts, "negative", "counts of 0 or more", _REMAKE)
-    highest, mean_hz = int(counts.max()), float(counts.mean(dtype=np.float64)) / bin_s
+    if counts.dtype.kind != "u" and counts.min() < 0:
+        _refuse_where(where, counts < 0, counts, "negative", "counts of 0 or more", _REMAKE)
+    highest = int(counts.max())
+    mean_hz = _mean(counts) / bin_s if highest / bin_s > MAX_MEAN_HZ else 0.0
     limit = min(math.ceil(bin_s / SHORTEST_INTERVAL_S), int(np.iinfo(np.uint16).max))
     if highest == 0:
         raise DataError(where, "no unit has a spike", "at least one spike", "Are the clocks aligned?")
@@ -389,6 +436,17 @@ def _check_range(where: str, counts: np.ndarray, bin_s: float) -> None:
         found = f"a count of {int(counts[first])} at {_place(first)}, highest {highest}{wrapped}"
         needed = f"at most {limit} spikes in {bin_s * 1000:g} ms"
         raise DataError(where, found, needed, "Check the type the counts were saved in, and the bin size")
+
+
+def _mean(counts: np.ndarray) -> float:
+    if counts.dtype.kind == "u" and counts.dtype.itemsize <= 2:
+        return int(_bin_sums(counts).sum(dtype=np.int64)) / counts.size
+    return float(counts.mean(dtype=np.float64))
+
+
+def _bin_sums(counts: np.ndarray) -> np.ndarray:
+    """(K, T, N) uint8 or uint16 -> (K, N), in the narrowest type that holds every sum: a third of int64's time."""
+    return counts.sum(axis=1, dtype=np.min_scalar_type(int(counts.max(initial=0)) * counts.shape[1]))
 
 
 def _trial_order(
@@ -426,7 +484,7 @@ def _frozen_column(column: np.ndarray, order: np.ndarray | None) -> np.ndarray:
 
 def _frozen(counts: np.ndarray) -> np.ndarray:
     """The smallest of uint8 and uint16 that holds the counts, C order, read-only; the caller's array is not touched."""
-    small = np.uint8 if counts.max(initial=0) <= 255 else np.uint16
+    small = np.uint8 if counts.dtype == np.uint8 or counts.max(initial=0) <= 255 else np.uint16
     if counts.dtype == small and counts.flags.c_contiguous and not counts.flags.writeable:
         return counts
     return _readonly(np.array(counts, dtype=small, order="C"))
@@ -459,13 +517,24 @@ def _listed(what: str, how: str, indices: np.ndarray) -> list[str]:
     return [f"{len(indices)} {what}{'s' if len(indices) > 1 else ''} {how}: {shown}"]
 
 
-def _pairs(what: str, rows: np.ndarray, skip: set[Any]) -> list[str]:
-    """Rows with equal content, the first of each pair named; rows in ``skip`` say nothing about duplication."""
+def _constant(counts: np.ndarray, of_unit: np.ndarray) -> np.ndarray:
+    """Units with one and the same count, above 0, in every bin; their spikes, (N,), leave few to look at."""
+    trials, bins, _ = counts.shape
+    likely = np.flatnonzero((of_unit > 0) & (of_unit == counts[0, 0].astype(np.int64) * trials * bins))
+    return likely[(counts[:, :, likely] == counts[0, 0, likely]).all(axis=(0, 1))]
+
+
+def _pairs(what: str, rows: np.ndarray, sums: np.ndarray, skip: set[int]) -> list[str]:
+    """Rows with equal content, the first of each pair named; rows in ``skip`` say nothing about duplication.
+
+    sums: (rows, n), equal where rows are equal: only rows with the sums of another one are hashed.
+    """
     seen: dict[bytes, int] = {}
     pairs = []
-    for i, row in enumerate(rows):
-        if i in skip:
-            continue
+    known = {i: row.tobytes() for i, row in enumerate(sums) if i not in skip}
+    times = Counter(known.values())
+    for i in (i for i, own in known.items() if times[own] > 1):
+        row = rows[i]
         first = seen.setdefault(hashlib.sha256(np.ascontiguousarray(row).tobytes()).digest(), i)
         if first != i:
             pairs.append(f"{first} = {i}")

@@ -13,6 +13,7 @@ import difflib
 import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +24,7 @@ from sessionwise.data.info import SCHEMA, SessionInfo, content_of, describe, inf
 from sessionwise.data.session import MIN_SHARED_SPIKES, Session, exact, window_text
 from sessionwise.data.splits import SessionData, SplitKind, split_of
 from sessionwise.errors import DataError, IntegrityError, SessionwiseError, UsageError, raise_all
-from sessionwise.io.arrays import read_npy, write_npy
+from sessionwise.io.arrays import npy_sha256, read_npy, write_npy
 from sessionwise.io.files import (
     MANIFEST,
     TMP_PREFIX,
@@ -234,9 +235,15 @@ def shared_trials(a: SessionInfo, b: SessionInfo) -> int:
 @contextmanager
 def staged_session(session: Session, final: Path) -> Iterator[None]:
     """Write a session beside its final place and commit it, with one rename, on leaving without an error."""
-    with staged_folder(final) as tmp:
-        write_npy(tmp / "counts.npy", session.counts)
-        write_json(tmp / "session.json", describe(session, sha256_file(tmp / "counts.npy")))
+    hashes: dict[str, str] = {}
+    with staged_folder(final, hashes=hashes) as tmp:
+        with ThreadPoolExecutor(2) as beside:  # neither a disk nor SHA-256 holds the interpreter's lock
+            written = beside.submit(write_npy, tmp / "counts.npy", session.counts)
+            hashed = beside.submit(npy_sha256, session.counts)
+            about = describe(session, "")
+            written.result()
+        hashes["counts.npy"] = about["counts_sha256"] = hashed.result()
+        write_json(tmp / "session.json", about)
         yield
 
 

@@ -6,6 +6,7 @@ and only regular files are opened. Every refusal is a DataError that says what t
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
@@ -15,21 +16,24 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Literal, NoReturn
 
 import numpy as np
 
 from sessionwise.errors import DataError, EnvironmentProblem, IntegrityError
-from sessionwise.io.files import sha256_file, write_bytes
+from sessionwise.io.files import sha256_file, write_parts
 
 BOMB_FLOOR_BYTES = 256 * 10**6  # below this any compression ratio is harmless
 BOMB_RATIO = 100
 MAX_ARCHIVE_BYTES = 16 * 2**30
 MAX_MEMBERS = 10_000
 _CHUNK = 16 * 2**20
+_READ_TOGETHER = 2**22
+_CACHED = 2**20  # bytes that stay in a core's cache between two looks at them
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
 _BAD_HEADER = (
     *(ValueError, SyntaxError, TypeError, KeyError, IndexError, RecursionError, MemoryError, OverflowError),
@@ -53,6 +57,23 @@ class _Header:
         return self.items * self.dtype.itemsize
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A file's bytes as they were read, once: what is hashed is what is parsed. ``unchanged_snapshot`` makes it."""
+
+    path: Path
+    data: np.ndarray
+    _sha256: Future[str]
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal SHA-256 of the bytes; waits for the thread that computes it."""
+        return self._sha256.result()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
 def read_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
     """Read one ``.npy`` file; with ``mmap`` as a read-only memory map. Objects and false sizes are refused."""
     with open_regular(path) as stream:
@@ -69,9 +90,15 @@ def read_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
 
 def write_npy(path: str | Path, array: np.ndarray) -> None:
     """Write one array, whole or not at all; the same array gives the same bytes."""
-    stream = io.BytesIO()
-    np.lib.format.write_array(stream, np.asarray(array), allow_pickle=False)
-    write_bytes(Path(path), stream.getbuffer())  # type: ignore[arg-type]
+    write_parts(Path(path), _npy_parts(np.asarray(array)))
+
+
+def npy_sha256(array: np.ndarray) -> str:
+    """Hexadecimal SHA-256 of the file that ``write_npy`` makes of an array."""
+    digest = hashlib.sha256()
+    for part in _npy_parts(np.asarray(array)):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def npz_names(path: str | Path) -> list[str]:
@@ -80,8 +107,13 @@ def npz_names(path: str | Path) -> list[str]:
         return sorted(_checked_members(path, stream, archive))
 
 
-def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """Read the arrays of an ``.npz`` file (only ``names``, if given). A missing name is a DataError."""
+def read_npz(source: str | Path | Snapshot, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Read the arrays of an ``.npz`` file (only ``names``, if given). A missing name is a DataError.
+
+    Arrays of a snapshot are read-only, and views into it where it holds them uncompressed.
+    """
+    path = source.path if isinstance(source, Snapshot) else source
+    held = source.data if isinstance(source, Snapshot) else None
     with open_regular(path) as stream, _archive(path, stream) as archive:
         members = _checked_members(path, stream, archive)
         wanted = sorted(members if names is None else names)
@@ -89,7 +121,10 @@ def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str
             if name not in members:
                 found = f"has no array {name!r} (it has {', '.join(sorted(members)) or 'none'})"
                 raise DataError(str(path), found, f"an array {name!r}")
-        return {name: _read_member(path, archive, members[name]) for name in wanted}
+        arrays = {name: _read_member(path, archive, members[name], held) for name in wanted}
+    for array in arrays.values():
+        array.setflags(write=held is None)
+    return arrays
 
 
 def open_regular(path: str | Path) -> IO[bytes]:
@@ -121,8 +156,21 @@ def unchanged_source(path: str | Path) -> Iterator[str]:
     except OSError:
         after = "missing"
     if after != before:
-        found = f"changed while being read (SHA-256 {before[:12]}.. became {after[:12]}..)"
-        raise IntegrityError(str(path), found, "a file that nobody writes to", "Wait until it is complete, then retry")
+        raise _changed(path, before, after)
+
+
+@contextmanager
+def unchanged_snapshot(path: str | Path) -> Iterator[Snapshot]:
+    """Read a file once and raise IntegrityError if it holds other bytes when the block ends; hashes it meanwhile."""
+    with open_regular(path) as stream, ThreadPoolExecutor(1) as beside:  # SHA-256 needs no interpreter's lock
+        source = _snapshot(Path(path), stream, beside)
+        yield source
+        if not _still_holds(source):
+            try:
+                after = sha256_file(source.path)
+            except OSError:
+                after = "missing"
+            raise _changed(path, source.sha256, after)
 
 
 def human_bytes(n: int) -> str:
@@ -137,6 +185,67 @@ def kind_of_file(path: str | Path) -> str:
     """What a file is by its first bytes, for a message: ``an HTML page``. DataError for what is no regular file."""
     with open_regular(path) as stream:
         return _kind_of(stream.read(512))[0]
+
+
+def _changed(path: str | Path, before: str, after: str) -> IntegrityError:
+    found = f"changed while being read (SHA-256 {before[:12]}.. became {after[:12]}..)"
+    return IntegrityError(str(path), found, "a file that nobody writes to", "Wait until it is complete, then retry")
+
+
+def _snapshot(path: Path, stream: IO[bytes], beside: Executor) -> Snapshot:
+    """A file's bytes; each block of them is hashed while the next one is read."""
+    data, at, digest = _room_for(path, stream), 0, hashlib.sha256()
+    try:
+        while n := stream.readinto(data[at : at + _READ_TOGETHER]):  # type: ignore[attr-defined]
+            beside.submit(digest.update, data[at : at + n].data)
+            at += n
+    except OSError as error:
+        raise _cannot_open(path, error) from error
+    data.setflags(write=False)
+    return Snapshot(path, data[:at], beside.submit(digest.hexdigest))
+
+
+def _room_for(path: Path, stream: IO[bytes]) -> np.ndarray:
+    """Memory for a file; numpy asks for huge pages, which the bytes of ``read()`` do not get."""
+    n_bytes = os.fstat(stream.fileno()).st_size
+    if n_bytes > MAX_ARCHIVE_BYTES:
+        needed = f"at most {human_bytes(MAX_ARCHIVE_BYTES)}"
+        raise DataError(str(path), f"has {human_bytes(n_bytes)}", needed, "Refused; save the counts as uint8")
+    try:
+        return np.empty(n_bytes, np.uint8)
+    except MemoryError as error:
+        raise _no_memory(str(path), n_bytes) from error
+
+
+def _still_holds(source: Snapshot) -> bool:
+    """Whether the file has the snapshot's bytes: compared, which costs a third of hashing them again."""
+    at, block = 0, np.empty(_CACHED, np.uint8)
+    try:
+        with open(source.path, "rb", buffering=0) as stream:
+            while n := stream.readinto(block):  # type: ignore[arg-type]
+                if not np.array_equal(block[:n], source.data[at : at + n]):
+                    return False
+                at += n
+    except OSError:
+        return False
+    return at == source.data.size
+
+
+def _npy_parts(array: np.ndarray) -> list[bytes | memoryview]:
+    """The bytes that ``np.save`` writes: header and data, without a copy of an array that is contiguous."""
+    if array.dtype.hasobject:
+        raise ValueError("arrays of Python objects are not written")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    if not array.nbytes:
+        return [header.getvalue()]
+    ordered = array.T if array.flags.f_contiguous and not array.flags.c_contiguous else array
+    return [header.getvalue(), np.ascontiguousarray(ordered).reshape(-1).view(np.uint8).data]
+
+
+def _no_memory(where: str, n_bytes: int) -> EnvironmentProblem:
+    found = f"needs {human_bytes(n_bytes)} of memory"
+    return EnvironmentProblem(where, found, "that much free memory", "Store the counts as uint8")
 
 
 def _cannot_open(path: str | Path, error: Exception) -> DataError:
@@ -221,8 +330,7 @@ def _fill(stream: IO[bytes], header: _Header, where: str) -> np.ndarray:
             return np.empty(header.shape, header.dtype)
         return np.ndarray(header.shape, header.dtype, buffer, order="F" if header.fortran else "C")
     except MemoryError as error:
-        found = f"needs {human_bytes(header.bytes)} of memory"
-        raise EnvironmentProblem(where, found, "that much free memory", "Store the counts as uint8") from error
+        raise _no_memory(where, header.bytes) from error
     except _DAMAGE as error:
         raise DataError(where, f"is damaged ({error})", "a complete array", "Write or download it again") from error
 
@@ -282,7 +390,10 @@ def _refuse_bomb(path: str | Path, infos: list[zipfile.ZipInfo], size: int) -> N
         raise DataError(str(path), "has members that overlap", "members side by side", "Refused")
 
 
-def _read_member(path: str | Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+def _read_member(
+    path: str | Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, held: np.ndarray | None
+) -> np.ndarray:
+    """One array; where the archive's bytes are ``held`` and the member is stored as it is, a view into them."""
     where = f"{path}, array {info.filename.removesuffix('.npy')!r}"
     try:
         member = archive.open(info)
@@ -291,4 +402,23 @@ def _read_member(path: str | Path, archive: zipfile.ZipFile, info: zipfile.ZipIn
     with member:
         header = _read_header(member, where)
         _require_bytes(where, header, info.file_size - member.tell())
-        return _fill(member, header, where)
+        if held is None or not _is_stored(info) or not header.bytes:
+            return _fill(member, header, where)
+        return _view(held, info, header, where)
+
+
+def _is_stored(info: zipfile.ZipInfo) -> bool:
+    return info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
+
+
+def _view(held: np.ndarray, info: zipfile.ZipInfo, header: _Header, where: str) -> np.ndarray:
+    """The array at its place in the archive's bytes, after the check of the member's CRC-32."""
+    head = held[info.header_offset : info.header_offset + 30].tobytes()
+    start = info.header_offset + 30 + sum(struct.unpack("<HH", head[26:].ljust(4, b"\0")))  # its name and extra field
+    stored = held[start : start + info.file_size]
+    if stored.size != info.file_size or zlib.crc32(stored.data) != info.CRC:
+        found = f"is damaged (Bad CRC-32 for file {info.filename!r})"
+        raise DataError(where, found, "a complete array", "Write or download it again")
+    order: Literal["C", "F"] = "F" if header.fortran else "C"
+    array = np.ndarray(header.shape, header.dtype, stored, stored.size - header.bytes, order=order)
+    return array if array.flags.aligned else array.copy(order)

@@ -16,7 +16,7 @@ import shutil
 import socket
 import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from sessionwise.errors import DataError, EnvironmentProblem, IntegrityError
 
 TMP_PREFIX = ".tmp-"
 MANIFEST = "manifest.json"
-_CHUNK = 1 << 20
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT}
 
 
@@ -46,11 +45,8 @@ def sha256_bytes(data: bytes) -> str:
 
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        while block := stream.read(_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def folder_name(identifier: str) -> str:
@@ -62,11 +58,16 @@ def folder_name(identifier: str) -> str:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; an existing file is replaced in one step."""
+    write_parts(path, [data])
+
+
+def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """``write_bytes`` of parts that lie one after the other in the file."""
     path = Path(path)
     tmp = path.parent / temporary_name()
     try:
         with open(tmp, "wb") as stream:
-            stream.write(data)
+            stream.writelines(parts)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(tmp, path)
@@ -110,12 +111,15 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def staged_folder(final: Path, about: dict[str, Any] | None = None) -> Iterator[Path]:
+def staged_folder(
+    final: Path, about: dict[str, Any] | None = None, hashes: Mapping[str, str] | None = None
+) -> Iterator[Path]:
     """Build a folder under a temporary name and commit it with one rename.
 
     Yields the temporary folder; on leaving without an error its files are synced, ``manifest.json`` (size and
     SHA-256 of every file, plus ``about``) is written last, and the folder takes its final name. If another process
     committed the same name first, ours is thrown away: the content of a name is determined by the name.
+    ``hashes``: SHA-256 by name, filled in by the block, of files whose bytes it hashed itself; others are read again.
     """
     final = Path(final)
     tmp = final.parent / temporary_name()
@@ -123,7 +127,7 @@ def staged_folder(final: Path, about: dict[str, Any] | None = None) -> Iterator[
         final.parent.mkdir(parents=True, exist_ok=True)
         tmp.mkdir()
         yield tmp
-        _write_manifest(tmp, about or {})
+        _write_manifest(tmp, about or {}, hashes or {})
         commit_folder(tmp, final)
     except OSError as error:
         raise disk_problem(final, error) from error
@@ -141,12 +145,13 @@ def commit_folder(tmp: Path, final: Path) -> None:
     sync_folder(final.parent)
 
 
-def _write_manifest(folder: Path, about: dict[str, Any]) -> None:
+def _write_manifest(folder: Path, about: dict[str, Any], hashes: Mapping[str, str]) -> None:
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             sync_file(path)
-            files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            name = path.relative_to(folder).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "sha256": hashes.get(name) or sha256_file(path)}
     for sub in [p for p in folder.rglob("*") if p.is_dir()]:
         sync_folder(sub)
     write_json(folder / MANIFEST, {**about, "files": files})

@@ -18,7 +18,7 @@ from sessionwise.data.formats.registry import Format
 from sessionwise.data.recording import Asked
 from sessionwise.data.session import Session, crop, make_session, rebin_session
 from sessionwise.errors import DataError, SessionwiseError, UsageError
-from sessionwise.io.arrays import npz_names, read_npz, unchanged_source
+from sessionwise.io.arrays import npz_names, read_npz, unchanged_snapshot
 
 _TEXTS = ("subject", "lab", "date", "align")
 _UNITS = {"area": "areas", "areas": "areas", "unit_ids": "unit_ids"}
@@ -41,9 +41,10 @@ def read_npz_session(
     Raises DataError (what the file or its counts are instead), IntegrityError when the file changes while being read.
     """
     path = Path(path)
-    with unchanged_source(path) as sha256:
-        arrays = read_npz(path)
-    session = _session(path, arrays, sha256, session_id, start_s)
+    npz_names(path)  # what is no npz file is refused before the whole of it is read
+    with unchanged_snapshot(path) as content:
+        arrays = read_npz(content)
+    session = _session(path, arrays, content.sha256, session_id, start_s)
     if window_s is not None:
         session = crop(session, *window_s)
     return session if bin_ms is None else rebin_session(session, bin_ms / 1000)
