@@ -1,6 +1,6 @@
 """Whether bf16 changes what comes out: the same weights scored in both precisions, and paired trainings.
 
-    python benchmarks/precision.py RECORDING.npz [RECORDING.npz ...] [--seeds 5] [--steps 200] [--to FOLDER] [--json FILE]
+    python benchmarks/precision.py RECORDING.npz [...] [--seeds 5] [--steps 200] [--to FOLDER] [--json FILE]
 
 Each recording is trained on alone, from scratch, by the model of preset `paper`, once in fp32 and once in bf16 with the
 same seed: same start, same batches, masks and dropout. Trainings are stored in --to: an interrupted command goes on.
@@ -73,7 +73,9 @@ def report(rows: list[dict], found: dict[str, float], steps: int) -> str:
     lines = ["| recording | seed | fp32 | bf16 | difference |", "|---|---|---|---|---|"]
     for row in rows:
         difference = row["bf16"] - row["fp32"]
-        lines.append(f"| {row['recording']} | {row['seed']} | {row['fp32']:.4f} | {row['bf16']:.4f} | {difference:+.4f} |")
+        lines.append(
+            f"| {row['recording']} | {row['seed']} | {row['fp32']:.4f} | {row['bf16']:.4f} | {difference:+.4f} |"
+        )
     lines += [
         "",
         f"{found['pairs']} pairs of {steps} steps, best validation bits per spike: bf16 - fp32 = "
