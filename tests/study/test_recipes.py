@@ -50,7 +50,7 @@ def test_the_paper_to_the_letter():
     assert layout.seeds == (10, 20, 42) and layout.split_seeds == (0,)
     assert layout.sizes == (1, 2, 3, 4, 5, 10, 20, 30, 40, 84) and asked.study.top == 5
     assert asked.study.orders == ("ranked", "reverse_ranked", "random") and asked.study.shuffles == 3
-    assert asked.settings == PAPER and asked.study.references == ()
+    assert asked.settings == PAPER.settled() and asked.study.references == ()
     assert not any(asked.controls.model_dump().values())
 
 
@@ -81,7 +81,7 @@ def test_other_generator_seeds_come_from_the_command_line(name):
 def test_small_takes_any_store(toy_store, monkeypatch):
     monkeypatch.setattr(dry_run, "measure", lambda *_args, **_more: TIMING)
     asked = recipe("small", "data.heldout=['sim-heldout-0']", "study.sizes=[1, 2, 3, 'all']")
-    assert asked.data.store == "my-store" and asked.settings == PRESETS["small"]
+    assert asked.data.store == "my-store" and asked.settings == PRESETS["small"].settled()
     made = dry_run.plan_recipe(asked, store=toy_store)
     assert made.row("single-session models").most == 4 * 2 and made.row("psth").most == made.row("glm").most == 1
     assert "not timed" in made.notes[-1]

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from sessionwise.errors import SessionwiseWarning, Stopped, UsageError
-from sessionwise.runs.pool import GRACE_S, Pool, Worker, kept_workers
+from sessionwise.runs.pool import GRACE_S, Place, Pool, Workers, kept_workers
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.schedule import Outcome, Schedule, reason_of, stored_outcome
 from sessionwise.runs.spec import RunSpec
@@ -62,7 +62,7 @@ def execute(
         command.progress.begin(list(schedule.specs.values()), size or 1)
         command.show(list(schedule.outcomes.values()))
         with _stop_signals(command):
-            command.run_in_processes(size) if size else command.run_here()
+            command.run_here() if on == "here" else command.run_in(_pool(on, store, work))
     finally:
         command.progress.end()
     return {key: schedule.outcomes[key] for key in schedule.specs}
@@ -134,9 +134,8 @@ class _Command:
 
     # -- in workers ---------------------------------------------------------------------------------------------
 
-    def run_in_processes(self, size: int) -> None:
-        """Keep ``size`` workers busy until all runs are settled."""
-        pool = Pool(size, self.store, self.work)
+    def run_in(self, pool: Workers) -> None:
+        """Keep the workers busy until all runs are settled."""
         try:
             while self.schedule.open:
                 self._check_stop()
@@ -151,14 +150,14 @@ class _Command:
         finally:
             pool.close()
 
-    def _dispatch(self, pool: Pool) -> None:
+    def _dispatch(self, pool: Workers) -> None:
         while self.schedule.n_ready and (worker := pool.free_worker()):
             spec = self.schedule.next()
             assert spec is not None
             self._begin(spec)
             worker.give(spec)
 
-    def _handle(self, worker: Worker, message: dict[str, Any]) -> None:
+    def _handle(self, worker: Place, message: dict[str, Any]) -> None:
         if "warning" in message:
             warnings.warn(message["warning"], SessionwiseWarning, stacklevel=2)
         if worker.spec is None:
@@ -171,7 +170,7 @@ class _Command:
         elif "died" in message:
             self._handle_lost(*worker.take(), message["died"], started=worker.ready)
 
-    def _let_finish(self, pool: Pool) -> None:
+    def _let_finish(self, pool: Workers) -> None:
         """Before the command ends early: let runs in hand save their work, and take in what they finished."""
         try:
             if pool.at_work:
@@ -314,6 +313,11 @@ def _stop_signals(command: _Command) -> Iterator[None]:
 def runs_at_a_time(on: str) -> int:
     """How many runs ``execute`` does at a time; UsageError for an unknown ``on``."""
     return max(1, _workers(on))
+
+
+def _pool(on: str, store: RunStore, work: str) -> Workers:
+    """The workers that ``on`` names."""
+    return Pool(_workers(on), store, work)
 
 
 def _workers(on: str) -> int:

@@ -15,10 +15,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from sessionwise.errors import EnvironmentProblem
 from sessionwise.io.files import disk_problem
@@ -32,6 +32,45 @@ _MAX_EARLY_DEATHS = 3
 _MAX_EARLY_STARTS = 8  # before it is known how many runs there are
 _Process = subprocess.Popen[bytes]
 _kept: list[_Process] | None = None  # idle processes; None where none are kept
+
+
+class Place(Protocol):
+    """Where one run at a time is computed: a worker process, a place in a queue.
+
+    spec: the run in hand, None when free; ready: whether it ever answered (one that never did lost no run).
+    """
+
+    spec: RunSpec | None
+    ready: bool
+
+    def give(self, spec: RunSpec) -> None:
+        """Hand a run over."""
+
+    def take(self) -> tuple[RunSpec, float]:
+        """The run that was in hand and the seconds it took; the place is free."""
+
+
+class Workers(Protocol):
+    """What computes runs for a command: local processes (``Pool``), or places on a cluster.
+
+    The store is the truth: what is said here about a run counts as far as the store confirms it.
+    """
+
+    @property
+    def at_work(self) -> Sequence[Place]:
+        """Places with a run in hand."""
+
+    def free_worker(self) -> Place | None:
+        """A place without a run, or None when all are taken."""
+
+    def messages(self, timeout_s: float) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """What arrives within the time: (place, message); messages are those of ``worker``, and ``{"died": why}``."""
+
+    def stop(self, grace_s: float) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Ask all to save their work and stop; what they still say until the grace time is over."""
+
+    def close(self) -> None:
+        """Let go of everything."""
 
 
 @contextmanager
