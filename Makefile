@@ -19,7 +19,7 @@ endif
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
-install: .venv/.installed-dev ## .venv with the library, the tools and the extras hdf5, nwb, arrow, ibl
+install: .venv/.installed-dev ## .venv with the library, the tools and the extras hdf5, nwb, arrow, ibl, slurm, dask
 
 demo: .venv/.installed ## rank simulated sessions, compare selections, write demo/report (minutes)
 	$(BIN)/sessionwise demo --to demo
@@ -47,7 +47,7 @@ clean: ## remove caches, build outputs and demo/ (remove .venv yourself for a ne
 
 # The stamps make pip run again only when what it read has changed.
 .venv/.installed-dev: .venv/.installed
-	$(PIP) -e '.[dev,hdf5,nwb,arrow,ibl]'
+	$(PIP) -e '.[dev,hdf5,nwb,arrow,ibl,slurm,dask]'
 	@touch $@
 
 .venv/.installed: pyproject.toml constraints.txt
