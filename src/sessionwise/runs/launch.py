@@ -1,7 +1,7 @@
 """Execute runs: what is stored is not computed, what fails fails alone, what is interrupted goes on.
 
-``on="here"`` computes in this process, ``"processes:n"`` in n persistent workers; the same bytes either way, as far as
-the work function itself does not depend on the number of threads of its process.
+``on="here"`` computes in this process, ``"processes:n"`` in n persistent workers, ``"dask:ADDRESS"`` on a Dask cluster;
+the same bytes each way, as far as the work function itself does not depend on the number of threads of its process.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from sessionwise.errors import SessionwiseWarning, Stopped, UsageError
+from sessionwise.runs.dask import DaskPool, dask_address, known_threads, threads
 from sessionwise.runs.pool import GRACE_S, Place, Pool, Workers, kept_workers
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.schedule import Outcome, Schedule, reason_of, stored_outcome
@@ -47,7 +48,7 @@ def execute(
     specs: the runs; the same key twice is one run. Inputs that are not among them must be stored.
     store: where they are stored.
     work: ``"module:function"``; called as ``function(spec, store, report)`` and commits through ``store.commit``.
-    on: "here", "processes" (as many as cores) or "processes:n".
+    on: "here", "processes" (as many as cores), "processes:n" or "dask:ADDRESS" (a scheduler's, or its file).
     progress: what is shown; None shows nothing (``progress.make_progress()`` shows it on stderr).
     retry_failed: compute runs again that raised in an earlier command (runs whose process was lost always are).
 
@@ -80,7 +81,8 @@ def time_spent(outcomes: Iterable[Outcome], on: str, seconds: float) -> dict[str
     load, steps, commit: inside the runs (``Outcome.parts``); handover: between a worker being given a run and the work
     on it (in a worker's first run: its imports) and back; idle: without a run. busy: steps as a share of all.
     """
-    computed, workers = [outcome for outcome in outcomes if outcome.computed], runs_at_a_time(on)
+    computed = [outcome for outcome in outcomes if outcome.computed]
+    workers = known_threads(dask_address(on)) if _is_dask(on) else runs_at_a_time(on)
     parts = {name: sum(outcome.parts.get(name, 0.0) for outcome in computed) for name in ("load", "steps", "commit")}
     in_hand, available = sum(outcome.seconds for outcome in computed), workers * seconds
     rest = {"handover": in_hand - sum(parts.values()), "idle": available - in_hand}
@@ -311,23 +313,32 @@ def _stop_signals(command: _Command) -> Iterator[None]:
 
 
 def runs_at_a_time(on: str) -> int:
-    """How many runs ``execute`` does at a time; UsageError for an unknown ``on``."""
-    return max(1, _workers(on))
+    """How many runs ``execute`` does at a time; UsageError for an unknown ``on``. A cluster is asked."""
+    return threads(dask_address(on)) if _is_dask(on) else max(1, _workers(on))
 
 
 def _pool(on: str, store: RunStore, work: str) -> Workers:
     """The workers that ``on`` names."""
+    if _is_dask(on):
+        return DaskPool(dask_address(on), store, work)
     return Pool(_workers(on), store, work)
 
 
 def _workers(on: str) -> int:
-    """Number of workers; 0 means here."""
+    """Number of local workers; 0 means here, or on a cluster."""
     name, _, count = on.partition(":")
+    if _is_dask(on) and dask_address(on):
+        return 0
     if on == "here":
         return 0
     if name == "processes" and (on == "processes" or (count.isdecimal() and int(count) > 0)):
         return int(count) if count else _cores()
-    raise UsageError("--on", repr(on), "here, processes or processes:n", "Leave it out to use all cores")
+    needed = "here, processes, processes:n or dask:ADDRESS"
+    raise UsageError("--on", repr(on), needed, "Leave it out to use all cores")
+
+
+def _is_dask(on: str) -> bool:
+    return on.partition(":")[0] == "dask"
 
 
 def _cores() -> int:

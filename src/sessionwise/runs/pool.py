@@ -104,7 +104,7 @@ def _start_message(work: str, store: RunStore | None = None, log: Path | None = 
 class Worker:
     """One worker process and the run in its hand."""
 
-    def __init__(self, slot: int, store: RunStore, work: str) -> None:
+    def __init__(self, slot: int | str, store: RunStore, work: str) -> None:
         self.slot = slot
         self.spec: RunSpec | None = None
         self.started = 0.0
@@ -300,7 +300,7 @@ def _spawn(log: IO[bytes] | int) -> _Process:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment)
 
 
-def _log_path(store: RunStore, slot: int) -> Path:
+def _log_path(store: RunStore, slot: int | str) -> Path:
     folder = store.root / "logs"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -113,7 +113,7 @@ class Progress:
         for key, spec in self._open.items():
             done = self.current[key].step if key in self.current else 0
             left += max(spec.steps - done, 0) * pace.get(spec.kind, overall)
-        return left / max(min(self._workers, len(self._open)), 1)
+        return left / max(min(max(self._workers, len(self.current)), len(self._open)), 1)
 
     def _pace(self) -> dict[str, float]:
         """Kind of run -> seconds a step, over what this command computed so far."""
