@@ -175,6 +175,7 @@ class DaskPool:
         if "event" not in message:
             self._early_deaths = self._early_deaths + 1 if "died" in message and not place.ready else 0
         if self._early_deaths > _MAX_EARLY_DEATHS:
+            place.take()
             needed = "Dask workers that can run python -m sessionwise.runs.worker"
             raise EnvironmentProblem("workers", f"do not start: {message['died']}", needed, "Try --on here")
 
