@@ -34,7 +34,7 @@ from sessionwise.data.store import create_store
 
 HELDOUT = "sim-heldout-0"
 PARTS = ("start", "handover", "load", "steps", "commit", "idle", "after")
-# name: sessions of the pool, options; the runs of "long" take 30 core-seconds or more
+# name: sessions of the pool, options; a run of "long" takes about 20 core-seconds, longer ones are busier still
 CASES: dict[str, tuple[int, list[str]]] = {
     "tiny": (8, ["--preset", "tiny", "--seeds", "10,20"]),
     "long": (2, ["--preset", "small", "--seeds", "10,20"]),

@@ -37,6 +37,7 @@ from sessionwise.training.jobs import WORK, baseline_spec, environment, finetune
 from sessionwise.training.precision import say_precision
 from sessionwise.training.presets import Settings
 from sessionwise.training.presets import preset as preset_settings
+from sessionwise.training.resources import needs, refuse_what_cannot_fit, shape_of
 
 DEFAULT_SEEDS = (10, 20, 42)
 METHOD = "full"
@@ -155,7 +156,8 @@ def rank_many(
     to: the study's folder. What is stored there is not computed again; call again after any interruption.
     on: ``"processes"``, ``"processes:n"`` or ``"here"``.
 
-    Raises LeakageError when a held-out session is in the pool by id or by content; UsageError for settings.
+    Raises LeakageError when a held-out session is in the pool by id or by content; UsageError for settings;
+    EnvironmentProblem when the runs cannot fit on the disk or in memory.
     """
     names = list(heldout)
     settings, problems = asked_settings(preset, overrides)
@@ -165,6 +167,9 @@ def rank_many(
     store, started = RunStore(Path(to) / "runs"), time.monotonic()
     specs = list({spec.key: spec for plan in plans for spec in plan.specs}.values())
     missing = {spec.key for spec in pending(specs, store, retry_failed)}
+    infos = {i: sessions.info(i) for i in (*names, *chosen)}
+    shapes = (shape_of(spec, infos) for spec in specs if spec.key in missing)
+    refuse_what_cannot_fit(needs(shapes, len(names)), Path(to), on)
     say_precision(specs, progress)
     outcomes = execute(specs, store, WORK, on=on, progress=progress, retry_failed=retry_failed)
     work = time_spent(outcomes.values(), on, time.monotonic() - started)

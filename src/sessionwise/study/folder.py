@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sessionwise.errors import UsageError
-from sessionwise.io.files import TMP_PREFIX, canonical_json
+from sessionwise.analysis.results import STUDY_FILE
+from sessionwise.errors import Problems, SessionwiseError, UsageError, raise_all
+from sessionwise.io.files import TMP_PREFIX, canonical_json, read_json
 
 _REMEDY = "Name another folder with --to"
+
+
+def folder_problems(folder: Path, asked: Mapping[str, Any], ours: Collection[str]) -> list[SessionwiseError]:
+    """Why a study with the identity ``asked`` cannot be in a folder; ``ours``: names of a study's files. Reads only."""
+    problems: list[SessionwiseError] = []
+    try:
+        if (folder / STUDY_FILE).exists():
+            refuse_another(folder, read_json(folder / STUDY_FILE), asked)
+    except SessionwiseError as problem:
+        problems.append(problem)
+    try:
+        refuse_foreign(folder, ours)
+    except UsageError as problem:
+        problems.append(problem)
+    return problems
+
+
+@contextmanager
+def beside(problems: Sequence[SessionwiseError]) -> Iterator[None]:
+    """Raise these problems after the block, in one answer with those that the block raises."""
+    try:
+        yield
+    except SessionwiseError as error:
+        raise_all([*problems, *(error.problems if isinstance(error, Problems) else [error])])
+    raise_all(problems)
 
 
 def refuse_another(folder: Path, known: Any, asked: Mapping[str, Any]) -> None:

@@ -107,6 +107,11 @@ def plan(
     return Plan(tuple(rows), total, tuple(_notes(layout, rows, total, saved, timing)))
 
 
+def distinct_jobs(layout: Layout, orders: Orders | None = None) -> list[Job]:
+    """All runs of a study, each once, at most: with ``orders`` (the rankings that are known) fewer are unknown."""
+    return list(_owners(layout, _asked(layout, {**unknown_orders(layout), **(orders or {})})))
+
+
 # Purposes -------------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ Every training is a stored run, so the same call goes on after any interruption,
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,9 @@ from sessionwise.selection.ranking import (
     study_problems,
 )
 from sessionwise.study.cells import Cell, Job, Orders, cells, transfer_jobs, unknown_orders
-from sessionwise.study.folder import refuse_another, refuse_foreign, refuse_other_content
+from sessionwise.study.folder import beside, folder_problems, refuse_other_content
 from sessionwise.study.layout import Layout, design_problems, lay_out
+from sessionwise.study.needs import unknown_shapes
 from sessionwise.study.recipe import Recipe, changed, read_recipe_file, try_recipe
 from sessionwise.training.jobs import (
     WORK,
@@ -66,6 +67,7 @@ from sessionwise.training.jobs import (
 )
 from sessionwise.training.precision import say_precision
 from sessionwise.training.presets import Settings
+from sessionwise.training.resources import Needs, needs, refuse_what_cannot_fit, shape_of
 
 METRICS = ("bps", "bps_unit_mean", "bps_tail")
 _OURS = {"study.json", "results.csv", "results.safetensors", "results.json", "transfer.csv", "timing.json", "store"}
@@ -155,6 +157,8 @@ def run_study(
     missing = {spec.key for spec in pending(first, runs, retry_failed)}
     if missing:  # new rankings never stand beside the results of old ones
         (folder / ABOUT_FILE).unlink(missing_ok=True)
+    need = _needs(study, first, missing, rankings=len(plans))
+    refuse_what_cannot_fit(need, folder, on)
     say_precision(first, progress)
     outcomes = execute(first, runs, WORK, on=on, progress=progress, retry_failed=retry_failed)
     rankings = {asked: collect(plan, study.sessions, runs, outcomes) for asked, plan in plans.items()}
@@ -165,6 +169,7 @@ def run_study(
     orders = {asked: ranking.order for asked, ranking in rankings.items()}
     second = _ready(study, orders)
     missing |= {spec.key for spec in pending(second, runs, retry_failed)}
+    refuse_what_cannot_fit(_needs(study, second, missing), folder, on)
     outcomes |= execute(second, runs, WORK, on=on, progress=progress, retry_failed=retry_failed)
     specs = list({spec.key: spec for spec in [*first, *second]}.values())
     write_results(study, folder, rankings, runs, outcomes, cost(specs, runs))
@@ -191,13 +196,13 @@ def open_recipe(path: str | Path, changes: Sequence[str] = (), store: str | Path
 
 def prepare(recipe: Recipe, folder: Path, store: str | Path | None = None) -> Study:
     """The study on its sessions, with ``study.json`` written; everything that can be refused is refused here."""
+    problems, asked = refusals(recipe, folder), _identity(recipe)
+    if recipe.data.simulate is not None:
+        raise_all(problems)  # before sessions are made in the folder
+    with beside(problems):
+        sessions, recipe = study_sessions(recipe, folder, store)
+        study = Study(lay_out(recipe, sessions), sessions, {})
     known = read_json(folder / STUDY_FILE) if (folder / STUDY_FILE).exists() else None
-    asked = _identity(recipe)
-    if known is not None:
-        refuse_another(folder, known, asked)
-    refuse_foreign(folder, _OURS)
-    sessions, recipe = study_sessions(recipe, folder, store)
-    study = Study(lay_out(recipe, sessions), sessions, {})
     document = _document(study, asked)
     if known is not None:
         refuse_other_content(folder, known["sessions"], document["sessions"], ("trainval_hash", "test_hash"))
@@ -205,6 +210,11 @@ def prepare(recipe: Recipe, folder: Path, store: str | Path | None = None) -> St
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / STUDY_FILE, document)
     return study
+
+
+def refusals(recipe: Recipe, folder: Path) -> list[SessionwiseError]:
+    """Why the study of a recipe cannot be in a folder: another study (D50), foreign files (D51); reads only."""
+    return folder_problems(folder, _identity(recipe), _OURS)
 
 
 def study_sessions(recipe: Recipe, folder: Path, store: str | Path | None) -> tuple[SessionStore, Recipe]:
@@ -279,6 +289,17 @@ def _document(study: Study, identity: Mapping[str, Any]) -> dict[str, Any]:
         "shared_bins": {i: shared_bins(d.meta, d.split) for i, d in data.items()},
         "truth": truth and {"closeness": truth["closeness"], "bad": truth["bad"]},
     }
+
+
+def _needs(study: Study, specs: Sequence[RunSpec], missing: Collection[str], rankings: int = 0) -> Needs:
+    """What the missing runs need; with ``rankings`` to come, also those that wait for them."""
+    layout = study.layout
+    infos = {i: study.sessions.info(i) for i in (*layout.heldout, *layout.pool)}
+    shapes = [shape_of(spec, infos) for spec in {spec.key: spec for spec in specs}.values() if spec.key in missing]
+    if shapes and rankings:
+        units = {i: info.n_units for i, info in infos.items()}
+        shapes += unknown_shapes(layout, units, next(iter(infos.values())).n_bins)
+    return needs(shapes, rankings)
 
 
 # Runs to results ------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import CODE_SCHEMA
 from sessionwise.runs.store import RunStore
 from sessionwise.selection.ranking import cost
-from sessionwise.study.folder import refuse_another, refuse_foreign, refuse_other_content
+from sessionwise.study.folder import beside, folder_problems, refuse_other_content
 from sessionwise.study.recipe import changed, read_recipe_file
 from sessionwise.study.tuning_page import JSON_FILE, SCHEMA, page, runs_csv, tuning_failures, tuning_table
 from sessionwise.study.tuning_plan import plan_tuning
@@ -31,6 +31,7 @@ from sessionwise.study.tuning_scores import Fit, choose, compare, fitted, row_of
 from sessionwise.study.tuning_sessions import Prepared, choose_sessions, lay_out_tuning
 from sessionwise.training.jobs import WORK, environment
 from sessionwise.training.precision import say_precision
+from sessionwise.training.resources import needs, refuse_what_cannot_fit, shape_of
 
 __all__ = [
     "Tuning",
@@ -93,6 +94,8 @@ def run_tuning(
     fits, runs = search.fits(), RunStore(folder / "runs")
     specs = list({fit.spec.key: fit.spec for fit in fits}.values())
     missing = pending(specs, runs, retry_failed)
+    infos = {i: search.sessions.info(i) for i in search.chosen.used}
+    refuse_what_cannot_fit(needs(shape_of(spec, infos) for spec in missing), folder, on)
     say_precision(specs, progress)
     outcomes = execute(specs, runs, WORK, on=on, progress=progress, retry_failed=retry_failed)
     write_tuning(search, fits, folder, runs, outcomes)
@@ -103,12 +106,13 @@ def run_tuning(
 
 def prepare(tuning: Tuning, folder: Path, store: str | Path | None = None) -> Prepared:
     """The search on its sessions, with ``study.json`` written; everything that can be refused is refused here."""
-    known = read_json(folder / STUDY_FILE) if (folder / STUDY_FILE).exists() else None
     identity = {"kind": "tuning", "recipe": tuning.identity(), "code_schema": CODE_SCHEMA}
-    if known is not None:
-        refuse_another(folder, known, identity)
-    refuse_foreign(folder, _OURS)
-    search = lay_out_tuning(tuning, folder, store)
+    problems = folder_problems(folder, identity, _OURS)
+    if tuning.data.simulate is not None:
+        raise_all(problems)  # before sessions are made in the folder
+    with beside(problems):
+        search = lay_out_tuning(tuning, folder, store)
+    known = read_json(folder / STUDY_FILE) if (folder / STUDY_FILE).exists() else None
     document = _document(search, identity)
     if known is not None:
         refuse_other_content(folder, known["sessions"], document["sessions"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ from sessionwise.errors import EnvironmentProblem, SessionwiseError, raise_all
 from sessionwise.runs.launch import runs_at_a_time
 from sessionwise.runs.store import RunStore
 from sessionwise.study.layout import lay_out_manifest, split_trials
+from sessionwise.study.needs import search_needs
 from sessionwise.study.plan import TRAINING_HOURS, Plan, PlanRow
 from sessionwise.study.timing import N_BINS, N_UNITS, RUN_SECONDS, Timing, measure
 from sessionwise.study.tuning_recipe import BASE, GRID, Tuning, Variant, variants_of
@@ -18,6 +20,7 @@ from sessionwise.study.tuning_scores import core_parameters
 from sessionwise.study.tuning_sessions import Chosen, draw_sessions, lay_out_tuning
 from sessionwise.training.jobs import pretrain_spec
 from sessionwise.training.loop import total_steps
+from sessionwise.training.resources import Needs, resource_lines
 
 There = Callable[[Variant, Sequence[str], int], bool]
 Trials = Mapping[str, tuple[int, int]]
@@ -38,7 +41,9 @@ def plan_tuning(
         chosen = draw_sessions(tuning, layout.heldout, layout.pool, problems)
         raise_all(problems)
         timing = _timing(tuning, N_BINS, N_UNITS, workers)
-        return _plan(tuning, chosen, layout.trials, timing, lambda *asked: False, layout.notes)
+        made = _plan(tuning, chosen, layout.trials, timing, lambda *asked: False, layout.notes)
+        need = search_needs(_runs(tuning, chosen), dict.fromkeys(chosen.used, N_UNITS), layout.trials, N_BINS)
+        return _with_needs(made, need, to, on, workers)
     with TemporaryDirectory() as made:
         search = lay_out_tuning(tuning, Path(made), store)
         infos = {i: search.sessions.info(i) for i in search.chosen.used}
@@ -52,7 +57,20 @@ def plan_tuning(
         def there(variant: Variant, ids: Sequence[str], seed: int) -> bool:
             return runs is not None and runs.committed(pretrain_spec(search.sessions, ids, variant.settings, seed).key)
 
-        return _plan(tuning, search.chosen, trials, timing, there, ())
+        units = {i: info.n_units for i, info in infos.items()}
+        need = search_needs(_runs(tuning, search.chosen, there), units, trials, n_bins)
+        return _with_needs(_plan(tuning, search.chosen, trials, timing, there, ()), need, to, on, workers)
+
+
+def _runs(tuning: Tuning, chosen: Chosen, there: There | None = None) -> list[tuple[Variant, Sequence[str]]]:
+    """The runs that are not there: variant and sessions of each."""
+    asked = [(v, ids, seed) for v in variants_of(tuning)[0] for _, ids in chosen.models for seed in tuning.tuning.seeds]
+    return [(variant, ids) for variant, ids, seed in asked if there is None or not there(variant, ids, seed)]
+
+
+def _with_needs(made: Plan, need: Needs, to: str | Path | None, on: str, workers: int) -> Plan:
+    lines = resource_lines(need, Path(to) if to is not None else Path(), on, workers)
+    return replace(made, notes=(*made.notes, *lines))
 
 
 def _timing(tuning: Tuning, n_bins: int, n_units: int, workers: int) -> Timing | EnvironmentProblem:
