@@ -67,7 +67,8 @@ class DaskPlace:
     def __init__(self, pool: DaskPool) -> None:
         self.spec: RunSpec | None = None
         self.ready = False
-        self.key, self.future, self.started = "", None, 0.0
+        self.key, self.started = "", 0.0
+        self.future: Any = None
         self._pool = pool
 
     def give(self, spec: RunSpec) -> None:
@@ -165,10 +166,10 @@ class DaskPool:
         if future.status == "cancelled":
             self._cluster.refuse_when_lost(wait_s=WATCH_S)  # a lost connection cancels all
             return {"died": "cancelled in the cluster by somebody else"}
-        error = future.exception(timeout=_FETCH_S)
-        if type(error).__name__ == "KilledWorker":
-            return {"died": f"{error.allowed_failures + 1} Dask workers died with it in hand"}
-        return {"died": f"Dask task ended with {_line(error)}"}
+        problem = future.exception(timeout=_FETCH_S)
+        if type(problem).__name__ == "KilledWorker":
+            return {"died": f"{problem.allowed_failures + 1} Dask workers died with it in hand"}
+        return {"died": f"Dask task ended with {_line(problem)}"}
 
     def _count_early_deaths(self, place: DaskPlace, message: dict[str, Any]) -> None:
         """Processes that die at the very start again and again end the command."""

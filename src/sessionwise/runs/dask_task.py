@@ -125,6 +125,7 @@ def follow(
 
 
 def _readable(child: Worker) -> bool:
+    assert child.process.stdout is not None
     return bool(select.select([child.process.stdout], [], [], _POLL_S)[0])
 
 

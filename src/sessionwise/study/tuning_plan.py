@@ -41,9 +41,9 @@ def plan_tuning(
         chosen = draw_sessions(tuning, layout.heldout, layout.pool, problems)
         raise_all(problems)
         timing = _timing(tuning, N_BINS, N_UNITS, workers)
-        made = _plan(tuning, chosen, layout.trials, timing, lambda *asked: False, layout.notes)
+        planned = _plan(tuning, chosen, layout.trials, timing, lambda *asked: False, layout.notes)
         need = search_needs(_runs(tuning, chosen), dict.fromkeys(chosen.used, N_UNITS), layout.trials, N_BINS)
-        return _with_needs(made, need, to, on, workers)
+        return _with_needs(planned, need, to, on, workers)
     with TemporaryDirectory() as made:
         search = lay_out_tuning(tuning, Path(made), store)
         infos = {i: search.sessions.info(i) for i in search.chosen.used}
