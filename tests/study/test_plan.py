@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sessionwise.data.repeated_site import manifest
-from sessionwise.errors import EnvironmentProblem
+from sessionwise.errors import EnvironmentProblem, UsageError
 from sessionwise.selection.sets import random_order
 from sessionwise.study import dry_run
 from sessionwise.study.cells import Job, cells, ranking_jobs, transfer_jobs
@@ -338,6 +338,9 @@ def test_a_finished_study_is_there_run_for_run(quick, toy_store, toy_settings, t
     assert (done.total.steps, done.total.hours_here, done.total.hours_paper) == (0, 0, 0)
     assert fresh.total.least <= runs <= fresh.total.most
     more = recipe.model_copy(update={"study": recipe.study.model_copy(update={"seeds": (10, 20)})})
+    with pytest.raises(UsageError, match=r"holds study .* study\.seeds"):
+        plan_recipe(more, study, toy_store)
+    (study / "study.json").unlink()
     longer = plan_recipe(more, study, toy_store)  # other rankings, so these are not known; its runs are
     assert longer.row("single-session models").there == 4 and longer.total.most > longer.total.least
 

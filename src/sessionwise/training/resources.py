@@ -149,7 +149,8 @@ def checkpoint_of(shape: Shape) -> int:
     """Bytes on disk of one generation: trained weights now and at their best, and two optimiser moments."""
     if shape.model is None:
         return 0
-    return _on_disk(4 * _FLOAT * _trained(shape) + 8 * shape.trials * (shape.validations + 1)) + 3 * _BLOCK
+    rest = 12_000 + 16 * sum(shape.units) + 8 * shape.trials * (shape.validations + 1)  # random streams, scores
+    return _on_disk(4 * _FLOAT * _trained(shape) + rest) + 3 * _BLOCK
 
 
 def memory_of(shape: Shape) -> int:
