@@ -13,7 +13,6 @@ from sessionwise.data.session import make_session
 from sessionwise.data.splits import make_split
 from sessionwise.data.store import create_store, open_store
 from sessionwise.errors import DataError, UsageError
-from sessionwise.io.files import read_json
 from sessionwise.io.tensors import read_tensors
 from sessionwise.runs.launch import execute
 from sessionwise.runs.store import RunStore
@@ -134,40 +133,6 @@ def changed_store(sessions, path, change):
     return open_store(store.path)
 
 
-def test_test_trials_never_reach_the_ranking(ranked, toy_settings, tmp_path):
-    """S2: with garbage in every session's test trials, everything computed anew, ranking.json is byte-identical."""
-    sessions, _, found = ranked
-
-    def garbage(name, session, counts):
-        test = make_split(name, session.trial_ids, 0).test
-        counts[test] = np.random.default_rng(list(name.encode())).poisson(3.0, counts[test].shape)
-        return counts
-
-    changed = changed_store(sessions, tmp_path / "store", garbage)
-    other = rank(
-        changed, HELDOUT, preset="tiny", overrides=toy_settings, seeds=(10, 20), to=tmp_path / "study", on="here"
-    )
-    assert other.document["cost"]["runs"] == 20
-    trimmed = [{**document.document, "truth": None} for document in (found, other)]  # the truth knows the old content
-    for part in found.document:
-        assert json.dumps(trimmed[0][part], sort_keys=True) == json.dumps(trimmed[1][part], sort_keys=True), part
-    assert not (tmp_path / "study" / "test-openings").exists()
-
-
-def test_the_test_above_can_fail(ranked, toy_settings, tmp_path, monkeypatch):
-    """Scoring on test trials instead of validation trials changes the ranking."""
-    sessions, _, found = ranked
-    real = jobs.scorer
-
-    def leaky(data, part, settings, counts=None):
-        counts = np.asarray(open_store(sessions.path).session(data.id).counts)[data.split.test]
-        return real(data, "test", settings, counts)
-
-    monkeypatch.setattr(jobs, "scorer", leaky)
-    other = rank(sessions, HELDOUT, preset="tiny", overrides=toy_settings, seeds=(10, 20), to=tmp_path, on="here")
-    assert other.scores != found.scores
-
-
 def test_blocks_are_other_runs_and_another_ranking(ranked, toy_settings, tmp_path):
     """Trials close in time: the random split shares bins, the blocks share none, and neither takes the other's runs."""
     sessions, _, _ = ranked
@@ -223,23 +188,6 @@ def test_a_recording_without_its_own_split_is_named(ranked, toy_settings, tmp_pa
     with pytest.raises(DataError, match=r"session 'sim-.*has no trial column 'recorded_split'"):
         rank(sessions, HELDOUT, preset="tiny", overrides=overrides, seeds=[10], to=tmp_path / "s", on="here")
     assert not (tmp_path / "s").exists()
-
-
-def test_the_held_out_recording_never_reaches_pretraining(ranked, toy_settings, tmp_path):
-    """S1: another recording under the held-out id, everything computed anew: every pretraining has the same bytes."""
-    sessions, study, found = ranked
-
-    def other_heldout(name, session, counts):
-        return np.random.default_rng(1).poisson(1.0, counts.shape) if name == HELDOUT else counts
-
-    changed = changed_store(sessions, tmp_path / "store", other_heldout)
-    rank(changed, HELDOUT, preset="tiny", overrides=toy_settings, seeds=(10, 20), to=tmp_path / "study", on="here")
-    plan = make_plan(changed, HELDOUT, sorted(found.order), preset("tiny", toy_settings), (10, 20))
-    stores = [RunStore(study / "runs"), RunStore(tmp_path / "study" / "runs")]
-    for spec in plan.pretrain.values():
-        manifests = [read_json(store.folder(spec.key) / "manifest.json") for store in stores]
-        assert manifests[0] == manifests[1] and HELDOUT not in spec.sessions
-    assert all(stores[0].state(spec.key) == "missing" for spec in plan.finetune.values())
 
 
 def test_all_cores_of_a_seed_meet_the_same_batches_masks_and_dropout(ranked, toy_settings, tmp_path, monkeypatch):
