@@ -79,7 +79,9 @@ def options(
 # ---------------------------------------------------------------------------------------------------------------------
 
 StudyPath = Annotated[Path, typer.Option("--to", metavar="STUDY", help="Folder of runs and results; goes on there.")]
-Executor = Annotated[str, typer.Option("--on", help="processes | processes:N (default: one a core) | here")]
+Executor = Annotated[
+    str, typer.Option("--on", help="processes | processes:N (default: one a core) | here | dask:ADDRESS")
+]
 
 
 @app.command("rank", epilog="Example: sessionwise rank my-store --heldout 11_Hench_2017-06-18 --preset tiny --to study")

@@ -154,7 +154,7 @@ def rank_many(
     preset, overrides: ``"tiny"``, ``"small"`` or ``"paper"``, and changes such as ``{"train.epochs": 50}``.
     seeds: one pretraining and one finetuning a seed and session; the score is their mean.
     to: the study's folder. What is stored there is not computed again; call again after any interruption.
-    on: ``"processes"``, ``"processes:n"`` or ``"here"``.
+    on: ``"processes"``, ``"processes:n"``, ``"here"`` or ``"dask:ADDRESS"``.
 
     Raises LeakageError when a held-out session is in the pool by id or by content; UsageError for settings;
     EnvironmentProblem when the runs cannot fit on the disk or in memory.
