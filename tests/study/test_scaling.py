@@ -10,6 +10,7 @@ from sessionwise.analysis.results import open_results
 from sessionwise.data.session import make_session
 from sessionwise.data.store import create_store, open_store
 from sessionwise.errors import LeakageError, Problems, UsageError
+from sessionwise.io.code import code_version
 from sessionwise.io.files import read_json
 from sessionwise.runs import launch
 from sessionwise.runs.store import RunStore
@@ -325,3 +326,12 @@ def test_metadata_of_a_table_reach_the_study(recipe, toy_store, tmp_path):
     facts = read_json(tmp_path / "s" / "study.json")["sessions"]
     assert facts["sim-00"]["good_units"] == 12 and facts["sim-01"]["good_units"] is None
     assert "good_units" not in facts["sim-02"]
+    prepare(recipe(data={"metadata": str(table)}), tmp_path / "s", toy_store)
+    table.write_text("session,good_units,note\nsim-00,13,=1+1\nsim-01,,x\n")
+    with pytest.raises(UsageError, match=r"was made with good_units = 12.* of session sim-00; need .*not 13"):
+        prepare(recipe(data={"metadata": str(table)}), tmp_path / "s", toy_store)
+
+
+def test_a_study_says_which_code_asked_for_it(recipe, toy_store, tmp_path):
+    prepare(recipe(), tmp_path / "s", toy_store)
+    assert read_json(tmp_path / "s" / "study.json")["code"] == code_version()

@@ -88,3 +88,17 @@ def refuse_other_content(
     if changed:
         found = f"was made with other content of {', '.join(changed[:3])}{' ...' if changed[3:] else ''}"
         raise UsageError(str(folder), found, "the same recordings", _REMEDY)
+
+
+def refuse_other_metadata(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], own: Collection[str]) -> None:
+    """UsageError when the columns of a metadata table (all facts but ``own``) are other ones than the study began with.
+
+    Ids -> facts; figures and screens depend on these columns, no run does.
+    """
+    for i in sorted({*old, *new}):
+        was, now = ({k: v for k, v in (facts.get(i) or {}).items() if k not in own} for facts in (old, new))
+        if was != now:
+            name = next(k for k in sorted({*was, *now}) if (k in was, was.get(k)) != (k in now, now.get(k)))
+            found = f"was made with {name} = {was.get(name)!s:.80} of session {i}"
+            needed = f"the same metadata, not {now.get(name)!s:.80}"
+            raise UsageError(str(folder), found, needed, _REMEDY)

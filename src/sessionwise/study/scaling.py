@@ -33,6 +33,7 @@ from sessionwise.data.simulate import read_truth, simulate_pool, write_truth
 from sessionwise.data.splits import shared_bins
 from sessionwise.data.store import SessionStore, create_store, open_store
 from sessionwise.errors import Problems, SessionwiseError, UsageError, raise_all
+from sessionwise.io.code import code_version
 from sessionwise.io.files import canonical_json, read_json, write_json
 from sessionwise.io.tensors import read_tensors
 from sessionwise.runs.launch import Outcome, execute, pending
@@ -51,7 +52,7 @@ from sessionwise.selection.ranking import (
     study_problems,
 )
 from sessionwise.study.cells import Cell, Job, Orders, cells, transfer_jobs, unknown_orders
-from sessionwise.study.folder import beside, folder_problems, refuse_other_content
+from sessionwise.study.folder import beside, folder_problems, refuse_other_content, refuse_other_metadata
 from sessionwise.study.layout import Layout, design_problems, lay_out
 from sessionwise.study.needs import unknown_shapes
 from sessionwise.study.recipe import Recipe, changed, read_recipe_file, try_recipe
@@ -69,6 +70,8 @@ from sessionwise.training.precision import say_precision
 from sessionwise.training.presets import Settings
 from sessionwise.training.resources import Needs, needs, refuse_what_cannot_fit, shape_of
 
+_HASHES = ("trainval_hash", "test_hash")
+_FACTS = ("n_trials", "n_units", "n_units_good", "n_bins", "subject", "lab", "date", "mean_rate_hz")
 METRICS = ("bps", "bps_unit_mean", "bps_tail")
 _OURS = {"study.json", "results.csv", "results.safetensors", "results.json", "transfer.csv", "timing.json", "store"}
 _OURS |= {"runs", "rankings", "report", "test-openings", "comparison.json", "demo.json"}
@@ -205,7 +208,8 @@ def prepare(recipe: Recipe, folder: Path, store: str | Path | None = None) -> St
     known = read_json(folder / STUDY_FILE) if (folder / STUDY_FILE).exists() else None
     document = _document(study, asked)
     if known is not None:
-        refuse_other_content(folder, known["sessions"], document["sessions"], ("trainval_hash", "test_hash"))
+        refuse_other_content(folder, known["sessions"], document["sessions"], _HASHES)
+        refuse_other_metadata(folder, known["sessions"], document["sessions"], (*_HASHES, *_FACTS))
     if known is None:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / STUDY_FILE, document)
@@ -257,12 +261,12 @@ def _document(study: Study, identity: Mapping[str, Any]) -> dict[str, Any]:
     ids = (*layout.heldout, *layout.pool)
     more = read_metadata(recipe.data.metadata, ids) if recipe.data.metadata else {}
     data = {i: study.sessions.load(i, recipe.split_seed, recipe.split) for i in ids}
-    facts = ("n_trials", "n_units", "n_units_good", "n_bins", "subject", "lab", "date", "mean_rate_hz")
     truth = read_truth(study.sessions.path)
     return {
         "schema": SCHEMA,
         "name": recipe.name,
         "identity": dict(identity),
+        "code": code_version(),
         "heldout": list(layout.heldout),
         "pool": list(layout.pool),
         "n_pool": len(layout.pool),
@@ -278,7 +282,7 @@ def _document(study: Study, identity: Mapping[str, Any]) -> dict[str, Any]:
         "controls": recipe.controls.model_dump(mode="json"),
         "sessions": {
             i: {
-                **{name: getattr(d.meta, name) for name in facts},
+                **{name: getattr(d.meta, name) for name in _FACTS},
                 **more.get(i, {}),
                 "trainval_hash": d.trainval_hash,
                 "test_hash": d.test_hash,

@@ -16,6 +16,7 @@ from typing import Any
 from sessionwise.analysis.results import STUDY_FILE
 from sessionwise.data.store import open_store
 from sessionwise.errors import Problems, SessionwiseError, raise_all
+from sessionwise.io.code import code_version
 from sessionwise.io.files import canonical_json, read_json, write_bytes, write_json
 from sessionwise.runs.launch import Outcome, execute, pending
 from sessionwise.runs.progress import Progress
@@ -130,6 +131,7 @@ def _document(search: Prepared, identity: Mapping[str, Any]) -> dict[str, Any]:
         "kind": "tuning",
         "name": tuning.name,
         "identity": dict(identity),
+        "code": code_version(),
         "heldout": list(chosen.heldout),
         "pool": list(chosen.pool),
         "n_pool": len(chosen.pool),
