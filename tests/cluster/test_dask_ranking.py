@@ -54,17 +54,9 @@ def committed(study: Path) -> list[Path]:
     return [path for path in (study / "runs").glob("*") if len(path.name) == 64] if study.exists() else []
 
 
-def at_work(cluster: Any, study: Path) -> int | None:
-    """The process of a Dask worker whose child is in the middle of a run, once some runs are done."""
-    if len(committed(study)) < 3 or not list((study / "runs").glob("*.work")):
-        return None
-    holders = [int(lock.read_text().rpartition("process ")[2] or 0) for lock in (study / "runs" / ".locks").glob("*")]
-    for child in holders:
-        try:
-            return int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    return None
+def both_at_work(study: Path) -> bool:
+    """Whether some runs are done and both workers are in the middle of one."""
+    return len(committed(study)) >= 3 and len(list((study / "runs").glob("*.work"))) == 2
 
 
 @pytest.mark.slow
@@ -73,11 +65,12 @@ def test_a_ranking_of_real_recordings_whose_dask_worker_is_killed(store, cluster
     alone = rank(store, here, "here")
     assert alone.wait(timeout=200) == 0, alone.communicate()
     driver, end, killed = rank(store, there, f"dask:{cluster.scheduler_address}"), time.monotonic() + 100, None
-    workers = set(distributed.Client(cluster, set_as_default=False).run(os.getpid).values())
+    with distributed.Client(cluster, set_as_default=False) as client:
+        workers = list(client.run(os.getpid).values())
     while killed is None and driver.poll() is None and time.monotonic() < end:
-        if (worker := at_work(cluster, there)) in workers:
-            os.kill(worker, signal.SIGKILL)
-            killed = worker
+        if both_at_work(there):
+            killed = workers[0]
+            os.kill(killed, signal.SIGKILL)
         time.sleep(0.01)
     said = driver.communicate(timeout=200)
     assert killed is not None and driver.returncode == 0, said
