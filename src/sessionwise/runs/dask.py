@@ -52,7 +52,8 @@ def threads(address: str) -> int:
     if address not in _known_threads:
         client = _connect(address)
         _known_threads[address] = sum(client.nthreads().values())
-        client.close()
+        client.close(timeout=WATCH_S)
+        _quiet(False)
     return max(1, _known_threads[address])
 
 
