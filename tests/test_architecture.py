@@ -31,6 +31,7 @@ FLOORS = {
     "study": 7,
     "terminal": 1,
     "cli_data": 7,
+    "cli_runs": 7,
     "cli": 8,
     "__main__": 8,
 }

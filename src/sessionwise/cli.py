@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from sessionwise.cli_data import StorePath, data_app
+from sessionwise.cli_runs import add_commands
 from sessionwise.errors import (
     EXIT_SOME_RUNS_FAILED,
     EXIT_STOPPED,
@@ -37,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+add_commands(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +19,7 @@ import toy_committer
 from toy_committer import toy_spec
 
 from sessionwise.errors import DataError, SessionwiseWarning, UsageError
+from sessionwise.runs.garbage import collect_garbage
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import Busy, RunStore
 
@@ -245,23 +244,6 @@ def test_a_lock_vanishes_with_its_process(tmp_path):
         pass
 
 
-def test_a_lock_file_that_vanishes_while_it_is_opened_is_opened_anew(tmp_path, monkeypatch):
-    """The holder before us removes the file after we opened it: a lock on the removed file would exclude nobody."""
-    key, real, calls = "0" * 64, fcntl.flock, []
-
-    def flock(descriptor: int, operation: int) -> None:
-        calls.append(descriptor)
-        if len(calls) == 1:
-            (tmp_path / ".locks" / key).unlink()
-        real(descriptor, operation)
-
-    monkeypatch.setattr("sessionwise.runs.store.fcntl.flock", flock)
-    with RunStore(tmp_path).lock(key):
-        assert len(calls) == 2
-        with pytest.raises(Busy), RunStore(tmp_path).lock(key):
-            pass
-
-
 def test_only_one_of_many_threads_holds_a_lock(tmp_path):
     inside, most, entered = [0], [0], [0]
     guard = threading.Lock()
@@ -290,7 +272,7 @@ def test_only_one_of_many_threads_holds_a_lock(tmp_path):
 def test_every_crash_point_of_a_commit(tmp_path):
     """Killed just before each change of the disk: absent or whole, never in between; then the same call finishes."""
     for position in range(1, 200):
-        root = tmp_path / str(position)
+        root = tmp_path / str(position) / "runs"
         process = committer(root, "crash", position)
         whole = process.communicate()[0] == "whole\n"
         store = RunStore(root)
@@ -303,16 +285,17 @@ def test_every_crash_point_of_a_commit(tmp_path):
         if state == "missing":
             toy_committer.commit(store, 0)
         assert is_whole(store, 0) and store.verify() == []
-        store.collect_garbage()
-        assert {path.name for path in root.iterdir()} <= {toy_spec(0).key, "failures"}
+        list(collect_garbage(root.parent))
+        assert {path.name for path in root.iterdir()} <= {toy_spec(0).key, "failures", ".locks"}
     assert 25 < position < 199
 
 
 def test_thirty_random_kills_of_a_loop_of_commits(tmp_path):
     """What was said to be committed is whole after a kill at any moment, and nothing half made counts."""
-    rng, store, following = random.Random(1), RunStore(tmp_path), 0
+    root, rng, following = tmp_path / "runs", random.Random(1), 0
+    store = RunStore(root)
     for _ in range(30):
-        process = committer(tmp_path, "loop", following)
+        process = committer(root, "loop", following)
         assert process.stdout
         said = [int(process.stdout.readline())]
         time.sleep(rng.uniform(0, 0.03))
@@ -325,20 +308,9 @@ def test_thirty_random_kills_of_a_loop_of_commits(tmp_path):
         warnings.simplefilter("error")
         assert all(is_whole(store, seed) for seed in range(following))
         assert store.verify() == []
-    store.collect_garbage()
-    works = {path.stem for path in tmp_path.glob("*.work")}
-    assert not list(tmp_path.glob(".tmp-*")) and not works & set(store.keys())
-
-
-def test_garbage_of_living_processes_and_unknown_files_stay(tmp_path):
-    store = RunStore(tmp_path)
-    toy_committer.commit(store, 0)
-    kept = [f".tmp-{socket.gethostname()}-{os.getpid()}-abc", ".tmp-elsewhere-99999999-abc", "notes.txt"]
-    for name in [*kept, f".tmp-{socket.gethostname()}-99999999-abc"]:
-        (tmp_path / name).touch()
-    removed = store.collect_garbage()
-    assert [path.name for path in removed] == [f".tmp-{socket.gethostname()}-99999999-abc"]
-    assert all((tmp_path / name).exists() for name in kept) and store.state(toy_spec(0).key) == "done"
+    list(collect_garbage(tmp_path))
+    works = {path.stem for path in root.glob("*.work")}
+    assert not list(root.glob(".tmp-*")) and not works & set(store.keys())
 
 
 def test_a_store_that_is_read_only_can_be_read(tmp_path):

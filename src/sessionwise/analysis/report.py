@@ -24,7 +24,7 @@ from sessionwise.analysis.summary import (
     summarise,
 )
 from sessionwise.errors import UsageError
-from sessionwise.io.files import folder_name, read_json, write_bytes, write_json
+from sessionwise.io.files import folder_name, read_json, sealed_files, write_bytes, write_json
 
 Ranking = Mapping[str, Any]
 
@@ -84,7 +84,13 @@ def write_report(
     for ranking in rankings:
         require_finite(ranking, f"ranking of {ranking.get('heldout')}")
     require_finite(comparison or {}, "comparison")
-    folder = Path(folder)
+    with sealed_files(Path(folder)):
+        return _write_report(Path(folder), rankings, comparison, study)
+
+
+def _write_report(
+    folder: Path, rankings: Sequence[Ranking], comparison: Mapping[str, Any] | None, study: Path | None
+) -> Path:
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     sections = [_section(folder, ranking, _prefix(i, ranking, rankings), study) for i, ranking in enumerate(rankings)]
     compared = _figure(folder, "comparison", comparison, "comparison") if comparison else None

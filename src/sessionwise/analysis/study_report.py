@@ -22,7 +22,7 @@ from sessionwise.analysis.study_words import heldout_name, unit_name, with_inter
 from sessionwise.analysis.summary import require_finite
 from sessionwise.analysis.trial_splits import share
 from sessionwise.errors import DataError
-from sessionwise.io.files import write_bytes, write_json
+from sessionwise.io.files import sealed_files, write_bytes, write_json
 
 Document = Mapping[str, Any]
 
@@ -52,7 +52,11 @@ def write_study_report(
     if missing := sorted(_NEEDED - document.keys()):
         raise DataError("document of the study", f"lacks {', '.join(missing)}", "what sessionwise study computes")
     require_finite(document, "document of the study")
-    folder = Path(folder)
+    with sealed_files(Path(folder)):
+        return _write_report(Path(folder), document, rankings, study)
+
+
+def _write_report(folder: Path, document: dict[str, Any], rankings: Sequence[Document], study: Path | None) -> Path:
     for name in ("figures", "tables"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     # What the page shows is what a reader of report.json reads.

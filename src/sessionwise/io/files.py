@@ -3,6 +3,8 @@
 The commit recipe: write under a unique temporary name in the same folder, flush, fsync, rename, fsync the folder.
 A folder is committed by one rename of a folder whose manifest was written last; so a folder that exists under its
 final name is complete, and a crash leaves only names that start with ``.tmp-``, which nothing reads.
+Files that later commands replace one by one (tables, reports) are sealed: their folder has a manifest as well, which
+says while they are written that they are. What a disk refuses for a moment is tried again.
 """
 
 from __future__ import annotations
@@ -13,19 +15,25 @@ import json
 import os
 import re
 import shutil
-import socket
+import time
 import unicodedata
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sessionwise.errors import DataError, EnvironmentProblem, IntegrityError
+from sessionwise.errors import DataError, EnvironmentProblem, IntegrityError, SessionwiseWarning
+from sessionwise.io.process import lives, this_process
 
 TMP_PREFIX = ".tmp-"
 MANIFEST = "manifest.json"
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT}
+RETRY_AFTER_S = (1.0, 5.0, 25.0)
+_T = TypeVar("_T")
+_TRANSIENT = {errno.ESTALE, errno.EIO, errno.EINTR}
+_sleep = time.sleep
 
 
 def canonical_json(value: Any) -> bytes:
@@ -63,7 +71,16 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """``write_bytes`` of parts that lie one after the other in the file."""
-    path = Path(path)
+    path, parts = Path(path), list(parts)
+    try:
+        retried(lambda: _write_whole(path, parts))
+    except OSError as error:
+        raise disk_problem(path, error) from error
+    if recorder := _recorder.get():
+        recorder.note(path, parts)
+
+
+def _write_whole(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     tmp = path.parent / temporary_name()
     try:
         with open(tmp, "wb") as stream:
@@ -72,10 +89,8 @@ def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
             os.fsync(stream.fileno())
         os.replace(tmp, path)
         sync_folder(path.parent)
-    except OSError as error:
-        raise disk_problem(path, error) from error
     finally:
-        tmp.unlink(missing_ok=True)
+        _forget(tmp)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -97,8 +112,36 @@ def read_json(path: Path) -> Any:
 
 
 def temporary_name() -> str:
-    """A name that no other process on any host will choose."""
-    return f"{TMP_PREFIX}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
+    """A name that no other process on any host will choose, and that tells whose it is."""
+    own = this_process()
+    return f"{TMP_PREFIX}{own.host}-{own.pid}-{own.started or 0}-{own.place}-{uuid.uuid4().hex}"
+
+
+def temporary_owner_lives(name: str) -> bool | None:
+    """Whether the process that chose a temporary name still runs; None for another host, boot or container."""
+    parts = name.removeprefix(TMP_PREFIX).rsplit("-", 4)
+    if not name.startswith(TMP_PREFIX) or len(parts) != 5 or not (parts[1].isdecimal() and parts[2].isdecimal()):
+        return None
+    if parts[3] != this_process().place:
+        return None
+    return lives(int(parts[1]), int(parts[2]) or None) is not False
+
+
+def retried(action: Callable[[], _T]) -> _T:
+    """What an action returns; what a disk or a file server refuses for a moment is tried again, three times.
+
+    The action must be one that can be repeated. Raises its last OSError; a full or read-only disk is one at once.
+    """
+    for wait_s in RETRY_AFTER_S:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in _TRANSIENT:
+                raise
+            text = f"{error.filename or 'disk'}: {error.strerror or error}; trying again in {wait_s:g} s"
+            warnings.warn(text, SessionwiseWarning, stacklevel=3)
+            _sleep(wait_s)
+    return action()
 
 
 def sync_folder(folder: Path) -> None:
@@ -124,8 +167,7 @@ def staged_folder(
     final = Path(final)
     tmp = final.parent / temporary_name()
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        tmp.mkdir()
+        retried(lambda: _make_new(tmp))
         yield tmp
         _write_manifest(tmp, about or {}, hashes or {})
         commit_folder(tmp, final)
@@ -137,30 +179,144 @@ def staged_folder(
 
 def commit_folder(tmp: Path, final: Path) -> None:
     """Rename a finished folder into place; a folder that is already there wins."""
+    retried(lambda: _rename_new(tmp, final))
+    retried(lambda: sync_folder(final.parent))
+
+
+def _make_new(folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # nobody else has its name: it is there when the answer to a first try was lost
+
+
+def _rename_new(tmp: Path, final: Path) -> None:
     try:
         os.rename(tmp, final)
+    except FileNotFoundError:
+        if not final.is_dir():  # else the answer to a first try was lost
+            raise
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-    sync_folder(final.parent)
 
 
 def _write_manifest(folder: Path, about: dict[str, Any], hashes: Mapping[str, str]) -> None:
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            sync_file(path)
+            _make_durable(path)
             name = path.relative_to(folder).as_posix()
-            files[name] = {"bytes": path.stat().st_size, "sha256": hashes.get(name) or sha256_file(path)}
+            files[name] = {"bytes": path.stat().st_size, "sha256": hashes.get(name) or retried(_hashing(path))}
     for sub in [p for p in folder.rglob("*") if p.is_dir()]:
-        sync_folder(sub)
+        retried(_syncing(sub))
     write_json(folder / MANIFEST, {**about, "files": files})
+
+
+def _make_durable(path: Path) -> None:
+    """Flush a file; one that the disk failed to take is written again, for a second flush would say all is well."""
+    try:
+        sync_file(path)
+    except OSError as error:
+        if error.errno not in _TRANSIENT:
+            raise
+        write_bytes(path, retried(path.read_bytes))
+
+
+def _hashing(path: Path) -> Callable[[], str]:
+    return lambda: sha256_file(path)
+
+
+def _syncing(folder: Path) -> Callable[[], None]:
+    return lambda: sync_folder(folder)
 
 
 def sync_file(path: Path) -> None:
     """Flush a file that another library wrote to the disk."""
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())
+
+
+@contextmanager
+def sealed_files(folder: Path, keep: bool = False) -> Iterator[None]:
+    """Seal what the block writes (with the functions of this module) into a folder: its manifest lists it afterwards.
+
+    The manifest says ``"state": "writing"`` until the block has ended without an error. keep: what it listed before
+    stays listed; else the block has written all that there is. Inside the block of a parent folder this one adds to
+    that. Files that are not the same whenever they are made anew (times, hosts) are written outside.
+    """
+    folder, outer = Path(folder).absolute(), _recorder.get()
+    if outer is not None and folder.is_relative_to(outer.folder):
+        yield
+        return
+    make_folder(folder)
+    known = sealed_manifest(folder) or {}
+    files = known.get("files", {})
+    write_json(folder / MANIFEST, {"files": files, "state": "writing"})
+    recorder = _Recorder(folder)
+    token = _recorder.set(recorder)
+    try:
+        yield
+    finally:
+        _recorder.reset(token)
+    files = {**(files if keep else {}), **recorder.files}
+    write_json(folder / MANIFEST, {"files": files, "state": "whole"})
+
+
+def drop_sealed(path: Path) -> None:
+    """Remove a file, and first what the manifest of its folder says about it."""
+    path = Path(path)
+    known = sealed_manifest(path.parent)
+    if known and path.name in known["files"]:
+        files = {name: entry for name, entry in known["files"].items() if name != path.name}
+        write_json(path.parent / MANIFEST, {**known, "files": files})
+    path.unlink(missing_ok=True)
+
+
+def sealed_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of sealed files: ``files`` and ``state`` ("writing" or "whole"); None when there is none."""
+    try:
+        found = read_json(Path(folder) / MANIFEST)
+        entries = found["files"].values()
+        whole = found["state"] in ("writing", "whole") and all({"bytes", "sha256"} <= e.keys() for e in entries)
+    except (DataError, KeyError, TypeError, AttributeError):
+        return None
+    return dict(found) if whole else None
+
+
+class _Recorder:
+    """Size and hash of what is written below a folder, while it is written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, dict[str, Any]] = {}
+
+    def note(self, path: Path, parts: Iterable[bytes | memoryview]) -> None:
+        path = path.absolute()
+        if not path.is_relative_to(self.folder) or path.name == MANIFEST:
+            return
+        digest, size = hashlib.sha256(), 0
+        for part in parts:
+            digest.update(part)
+            size += len(part) if isinstance(part, bytes) else part.nbytes
+        self.files[path.relative_to(self.folder).as_posix()] = {"bytes": size, "sha256": digest.hexdigest()}
+
+
+_recorder: ContextVar[_Recorder | None] = ContextVar("recorder", default=None)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those around it, or raise EnvironmentProblem; one that is there is fine."""
+    try:
+        retried(lambda: folder.mkdir(parents=True, exist_ok=True))
+    except OSError as error:
+        raise disk_problem(folder, error) from error
+
+
+def _forget(tmp: Path) -> None:
+    """Remove a temporary name; the error that matters is another one."""
+    try:
+        tmp.unlink(missing_ok=True)
+    except OSError:
+        pass
 
 
 def verify_folder(folder: Path) -> dict[str, Any]:

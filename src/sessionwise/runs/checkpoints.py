@@ -23,14 +23,14 @@ def save_checkpoint(work: Path, step: int, write: Callable[[Path], None]) -> Pat
     final = Path(work) / f"{_PREFIX}{step:012d}"
     with staged_folder(final, {"step": step}) as folder:
         write(folder)
-    for old in _generations(work)[:-KEPT]:
+    for old in generations(work)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
 def latest_checkpoint(work: Path) -> Path | None:
     """The newest generation that verifies, or None; damaged ones are removed with a warning."""
-    for folder in reversed(_generations(work)):
+    for folder in reversed(generations(work)):
         problem = _damage(folder)
         if problem is None:
             return folder
@@ -45,8 +45,8 @@ def checkpoint_step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(_PREFIX))
 
 
-def _generations(work: Path) -> list[Path]:
-    """All committed generations, oldest first."""
+def generations(work: Path) -> list[Path]:
+    """All generations that were committed, oldest first; not verified."""
     found = [path for path in Path(work).glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdecimal()]
     return sorted(found, key=checkpoint_step)
 

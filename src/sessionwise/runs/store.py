@@ -1,4 +1,4 @@
-"""The runs of a study on disk: committed folders that verify, locks that vanish with their process, failures.
+"""The runs of a study on disk: committed folders that verify, leases on those under way, failures.
 
 Inside ``STUDY/runs``: ``<key>/`` a committed run (``spec.json``, ``result.json``, artefacts, ``manifest.json``),
 ``<key>.work/`` checkpoints of a run that is not committed yet, ``failures/<key>.json`` why a run failed,
@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import copy
 import errno
-import fcntl
 import os
 import shutil
-import socket
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,16 +30,18 @@ from sessionwise.errors import (
 )
 from sessionwise.io.files import (
     MANIFEST,
-    TMP_PREFIX,
     disk_problem,
+    make_folder,
     pretty_json,
     read_json,
+    retried,
     staged_folder,
     temporary_name,
     verify_folder,
     write_bytes,
     write_json,
 )
+from sessionwise.runs.lease import Busy, Leases
 from sessionwise.runs.spec import RunSpec, is_key
 
 DONE, DIVERGED, FAILED, MISSING = "done", "diverged", "failed", "missing"
@@ -49,10 +49,7 @@ COMMITTED_STATES = (DONE, DIVERGED, FAILED)
 RAISED, LOST = "raised", "lost"  # why a run failed: it raised (tried again on request), its process vanished (always)
 _SPEC, _RESULT = "spec.json", "result.json"
 _RESERVED = (_SPEC, _RESULT, MANIFEST)
-
-
-class Busy(EnvironmentProblem):
-    """Another process computes this run now."""
+_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}  # others say nothing about the bytes
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,7 @@ class RunStore:
         self.root = Path(root).absolute()
         self._verified: dict[str, _Committed] = {}
         self._held: set[str] = set()
+        self._leases = Leases(self.root / ".locks")
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -115,7 +113,11 @@ class RunStore:
 
     def verify(self) -> list[SessionwiseError]:
         """Hash every committed folder again and return what is wrong; writes nothing."""
-        return [problem for key in self.keys() if (problem := _problem(self._path(key), key))]
+        return [problem for key in self.keys() if (problem := self.problem(key))]
+
+    def problem(self, key: str) -> IntegrityError | None:
+        """What is wrong with one committed folder, hashed again; writes nothing."""
+        return _problem(self._path(key), key)
 
     # -- committing ---------------------------------------------------------------------------------------------
 
@@ -135,13 +137,13 @@ class RunStore:
             write_json(folder / _SPEC, spec.identity())
             write_bytes(folder / _RESULT, data)
         self._compare(spec, data)
-        self._record(spec.key).unlink(missing_ok=True)
+        self._drop_record(spec.key)
         shutil.rmtree(self._work(spec.key), ignore_errors=True)
 
     def work_folder(self, key: str) -> Path:
         """A folder for checkpoints, kept when the run is interrupted and removed after the commit."""
         folder = self._work(key)
-        _make_folder(folder)
+        make_folder(folder)
         return folder
 
     # -- failures -----------------------------------------------------------------------------------------------
@@ -151,7 +153,7 @@ class RunStore:
     ) -> None:
         """Write down why a run failed; ``cause`` is "raised" or "lost". A later commit removes the record."""
         record = self._record(spec.key)
-        _make_folder(record.parent)
+        make_folder(record.parent)
         entry = {"key": spec.key, "cause": cause, "reason": reason, "attempts": attempt, "spec": spec.identity()}
         write_json(record, {**entry, "traceback": trace})
 
@@ -169,43 +171,23 @@ class RunStore:
         committed = self._load(key)
         if committed and committed.result["state"] == FAILED:
             self._discard(self._path(key))
-        self._record(key).unlink(missing_ok=True)
+        self._drop_record(key)
 
     # -- locks --------------------------------------------------------------------------------------------------
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
         """Hold a run while computing it; ends with the process, however it ends. Busy when another one holds it."""
-        path = self._lock_path(key)
-        descriptor = _acquire(path)
-        self._held.add(key)
-        try:
-            yield
-        finally:
-            self._held.discard(key)
-            path.unlink(missing_ok=True)  # while held: who waits on this file sees that it is gone, and opens anew
-            os.close(descriptor)
+        with self._leases.hold(self._path(key).name):
+            self._held.add(key)
+            try:
+                yield
+            finally:
+                self._held.discard(key)
 
     def holder(self, key: str) -> str | None:
-        """Who computes this run now ("host h, process p"), or None."""
-        path = self._lock_path(key)
-        if not path.exists():
-            return None
-        try:
-            with self.lock(key):
-                return None
-        except Busy as busy:
-            return busy.found
-
-    # -- cleaning -----------------------------------------------------------------------------------------------
-
-    def collect_garbage(self) -> list[Path]:
-        """Remove what dead processes of this host left: temporary names, and work folders of committed runs."""
-        rubbish = [path for path in _listing(self.root) if _is_orphan(path.name)]
-        rubbish += [work for key in self.keys() if (work := self._work(key)).is_dir()]
-        for path in rubbish:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        return rubbish
+        """Who computes this run now ("host h, process p"), or None; the lease of a dead process is removed."""
+        return self._leases.holder(self._path(key).name)
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -220,8 +202,12 @@ class RunStore:
     def _record(self, key: str) -> Path:
         return self.root / "failures" / f"{self._path(key).name}.json"
 
-    def _lock_path(self, key: str) -> Path:
-        return self.root / ".locks" / self._path(key).name
+    def _drop_record(self, key: str) -> None:
+        record = self._record(key)
+        try:
+            retried(lambda: record.unlink(missing_ok=True))
+        except OSError as error:
+            raise disk_problem(record, error) from error
 
     def _need(self, key: str) -> _Committed:
         committed = self._load(key)
@@ -280,27 +266,32 @@ class RunStore:
 
 def _read(path: Path, key: str) -> _Committed:
     """A committed folder's specification and result after hashing everything; IntegrityError when it is damaged."""
-    _check_readable(path)
     try:
-        verify_folder(path)
+        retried(lambda: _open_manifest(path))
+        retried(lambda: verify_folder(path))
         spec, result = RunSpec.from_json(read_json(path / _SPEC)), read_json(path / _RESULT)
         if spec.key != key or result["state"] not in COMMITTED_STATES:
             raise IntegrityError(str(path), "holds another run than its name says", f"run {key[:12]}")
-    except (DataError, UsageError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (DataError, UsageError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(str(path), f"cannot be read ({error})", "a committed run") from error
+    except OSError as error:
+        _raise_unless_damage(path, error)
         raise IntegrityError(str(path), f"cannot be read ({error})", "a committed run") from error
     return _Committed(spec, result)
 
 
-def _check_readable(path: Path) -> None:
-    """What may not be read is not damaged: nobody moves it aside."""
-    try:
-        with open(path / MANIFEST, "rb"):
-            pass
-    except PermissionError as error:
-        needed = "the right to read it"
-        raise EnvironmentProblem(str(path), "may not be read", needed, "Ask its owner for access") from error
-    except OSError:
-        return
+def _open_manifest(path: Path) -> None:
+    with open(path / MANIFEST, "rb"):
+        pass
+
+
+def _raise_unless_damage(path: Path, error: OSError) -> None:
+    """What may not be read, or not now, is not damaged: nobody moves it aside."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        needed, remedy = "the right to read it", "Ask its owner for access"
+        raise EnvironmentProblem(str(path), "may not be read", needed, remedy) from error
+    if error.errno not in _DAMAGE:
+        raise EnvironmentProblem(str(path), f"cannot be read now ({error.strerror})", "a disk that works") from error
 
 
 def _result_bytes(spec: RunSpec, result: dict[str, Any]) -> bytes:
@@ -324,63 +315,8 @@ def _refuse_reserved(folder: Path) -> None:
         raise UsageError("run artefacts", f"named {', '.join(taken)}", "other names", "Rename the artefact")
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_problem(folder, error) from error
-
-
 def _listing(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _acquire(path: Path) -> int:
-    """An open descriptor that holds the lock file; the file may vanish while we wait, hence the loop."""
-    _make_folder(path.parent)
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise disk_problem(path, error) from error
-        if _lock_file(descriptor, path):
-            return descriptor
-        os.close(descriptor)
-
-
-def _lock_file(descriptor: int, path: Path) -> bool:
-    """Lock an open file and sign it; False when it is no longer the file of that name."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_ino != os.stat(path).st_ino:
-            return False
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        holder = os.pread(descriptor, 200, 0).decode(errors="replace")
-        os.close(descriptor)
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise Busy(f"run {path.name[:12]}", holder or "another process", "to wait for it") from None
-        raise disk_problem(path, error) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"host {socket.gethostname()}, process {os.getpid()}".encode(), 0)
-    return True
-
-
-def _is_orphan(name: str) -> bool:
-    """Whether a temporary name belongs to a process of this host that is gone."""
-    if not name.startswith(TMP_PREFIX):
-        return False
-    host, _, rest = name.removeprefix(TMP_PREFIX).rpartition("-")[0].rpartition("-")
-    if host != socket.gethostname() or not rest.isdecimal():
-        return False
-    try:
-        os.kill(int(rest), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

@@ -25,7 +25,15 @@ from sessionwise.data.simulate import read_truth
 from sessionwise.data.splits import SessionData, shared_bins
 from sessionwise.data.store import SessionStore
 from sessionwise.errors import Problems, SessionwiseError, UsageError
-from sessionwise.io.files import canonical_json, folder_name, read_json, sha256_bytes, write_bytes, write_json
+from sessionwise.io.files import (
+    canonical_json,
+    folder_name,
+    read_json,
+    sealed_files,
+    sha256_bytes,
+    write_bytes,
+    write_json,
+)
 from sessionwise.io.tensors import read_tensors
 from sessionwise.model.streams import stream_seed
 from sessionwise.runs.launch import Outcome, execute, pending, time_spent
@@ -286,9 +294,9 @@ def ranking_folder(study: Path, document: Mapping[str, Any]) -> Path:
 def save_ranking(ranking: Ranking, study: Path, timing: Mapping[str, Any]) -> Path:
     """Write ranking.json, ranking.csv and timing.json; the first two depend on the runs alone."""
     folder = ranking_folder(study, ranking.document)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "ranking.json", ranking.document)
-    write_bytes(folder / "ranking.csv", ranking_csv(dict(ranking.document)).encode())
+    with sealed_files(folder, keep=True):
+        write_json(folder / "ranking.json", ranking.document)
+        write_bytes(folder / "ranking.csv", ranking_csv(dict(ranking.document)).encode())
     write_json(folder / "timing.json", timing)
     return folder
 
@@ -297,7 +305,8 @@ def save_picture(plan: Plan, ranking: Ranking, sessions: SessionStore, study: Pa
     """Keep the picture of the held-out recording beside its ranking, for the report; no number depends on it."""
     data = _load(sessions, plan, plan.heldout)
     folder = ranking_folder(study, ranking.document)
-    return keep_picture(folder, sessions.session(plan.heldout), data.split, data.trainval_hash)
+    with sealed_files(folder, keep=True):
+        return keep_picture(folder, sessions.session(plan.heldout), data.split, data.trainval_hash)
 
 
 def open_ranking(path: str | Path) -> Ranking:

@@ -14,7 +14,7 @@ from sessionwise.analysis.report import write_report
 from sessionwise.data.simulate import simulate_pool, write_truth
 from sessionwise.data.store import SessionStore, create_store, open_store
 from sessionwise.errors import UsageError
-from sessionwise.io.files import TMP_PREFIX, canonical_json, read_json, sha256_bytes, write_json
+from sessionwise.io.files import TMP_PREFIX, canonical_json, read_json, sealed_files, sha256_bytes, write_json
 from sessionwise.runs.progress import Progress
 from sessionwise.selection.ranking import Ranking, rank
 from sessionwise.selection.sets import ordered
@@ -69,7 +69,8 @@ def run_demo(
         f"reverse {k}": ranking.bottom(k),
     }
     comparison = compare_sets(sessions, heldout, sets, settings, SEEDS, folder, on=on, progress=progress)
-    write_json(folder / "comparison.json", comparison)
+    with sealed_files(folder, keep=True):
+        write_json(folder / "comparison.json", comparison)
     report = write_report(folder / "report", [dict(ranking.document)], comparison, study=folder)
     return Demo(ranking, comparison, report)
 

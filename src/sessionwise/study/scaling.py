@@ -34,7 +34,7 @@ from sessionwise.data.splits import shared_bins
 from sessionwise.data.store import SessionStore, create_store, open_store
 from sessionwise.errors import Problems, SessionwiseError, UsageError, raise_all
 from sessionwise.io.code import code_version
-from sessionwise.io.files import canonical_json, read_json, write_json
+from sessionwise.io.files import canonical_json, drop_sealed, read_json, sealed_files, write_json
 from sessionwise.io.tensors import read_tensors
 from sessionwise.runs.launch import Outcome, execute, pending
 from sessionwise.runs.progress import Progress
@@ -74,7 +74,7 @@ _HASHES = ("trainval_hash", "test_hash")
 _FACTS = ("n_trials", "n_units", "n_units_good", "n_bins", "subject", "lab", "date", "mean_rate_hz")
 METRICS = ("bps", "bps_unit_mean", "bps_tail")
 _OURS = {"study.json", "results.csv", "results.safetensors", "results.json", "transfer.csv", "timing.json", "store"}
-_OURS |= {"runs", "rankings", "report", "test-openings", "comparison.json", "demo.json"}
+_OURS |= {"runs", "rankings", "report", "test-openings", "comparison.json", "demo.json", "manifest.json"}
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def run_study(
     first = [spec for plan in plans.values() for spec in plan.specs] + _ready(study, unknown_orders(study.layout))
     missing = {spec.key for spec in pending(first, runs, retry_failed)}
     if missing:  # new rankings never stand beside the results of old ones
-        (folder / ABOUT_FILE).unlink(missing_ok=True)
+        drop_sealed(folder / ABOUT_FILE)
     need = _needs(study, first, missing, rankings=len(plans))
     refuse_what_cannot_fit(need, folder, on)
     say_precision(first, progress)
@@ -175,7 +175,8 @@ def run_study(
     refuse_what_cannot_fit(_needs(study, second, missing), folder, on)
     outcomes |= execute(second, runs, WORK, on=on, progress=progress, retry_failed=retry_failed)
     specs = list({spec.key: spec for spec in [*first, *second]}.values())
-    write_results(study, folder, rankings, runs, outcomes, cost(specs, runs))
+    with sealed_files(folder, keep=True):
+        write_results(study, folder, rankings, runs, outcomes, cost(specs, runs))
     added = cost([spec for spec in specs if spec.key in missing], runs)
     _write_timing(folder, runs, added, time.monotonic() - started)
     return folder
@@ -211,8 +212,8 @@ def prepare(recipe: Recipe, folder: Path, store: str | Path | None = None) -> St
         refuse_other_content(folder, known["sessions"], document["sessions"], _HASHES)
         refuse_other_metadata(folder, known["sessions"], document["sessions"], (*_HASHES, *_FACTS))
     if known is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / STUDY_FILE, document)
+        with sealed_files(folder, keep=True):
+            write_json(folder / STUDY_FILE, document)
     return study
 
 

@@ -17,7 +17,7 @@ from sessionwise.analysis.results import STUDY_FILE
 from sessionwise.data.store import open_store
 from sessionwise.errors import Problems, SessionwiseError, raise_all
 from sessionwise.io.code import code_version
-from sessionwise.io.files import canonical_json, read_json, write_bytes, write_json
+from sessionwise.io.files import canonical_json, read_json, sealed_files, write_bytes, write_json
 from sessionwise.runs.launch import Outcome, execute, pending
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import CODE_SCHEMA
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 CSV_FILE, PAGE_FILE, TIMING_FILE = "tuning.csv", "tuning.md", "timing.json"
-_OURS = {STUDY_FILE, CSV_FILE, JSON_FILE, PAGE_FILE, TIMING_FILE, "runs", "store"}
+_OURS = {STUDY_FILE, CSV_FILE, JSON_FILE, PAGE_FILE, TIMING_FILE, "runs", "store", "manifest.json"}
 SCORE = (
     "Bits per spike on validation trials of pool sessions, mean over the sessions of a scope and over the scopes; "
     "the checkpoint is cross-fitted (chosen on one half of the trials, scored on the other). The settings are chosen "
@@ -99,7 +99,8 @@ def run_tuning(
     refuse_what_cannot_fit(needs(shape_of(spec, infos) for spec in missing), folder, on)
     say_precision(specs, progress)
     outcomes = execute(specs, runs, WORK, on=on, progress=progress, retry_failed=retry_failed)
-    write_tuning(search, fits, folder, runs, outcomes)
+    with sealed_files(folder, keep=True):
+        write_tuning(search, fits, folder, runs, outcomes)
     about = {"added": cost(missing, runs), "collected_by": environment(), "seconds": time.monotonic() - started}
     write_json(folder / TIMING_FILE, about)
     return folder
@@ -118,8 +119,8 @@ def prepare(tuning: Tuning, folder: Path, store: str | Path | None = None) -> Pr
     if known is not None:
         refuse_other_content(folder, known["sessions"], document["sessions"])
     else:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / STUDY_FILE, document)
+        with sealed_files(folder, keep=True):
+            write_json(folder / STUDY_FILE, document)
     return search
 
 
