@@ -85,10 +85,17 @@ def test_the_same_bytes_as_here_from_children_that_are_kept(cluster, tmp_path):
     assert chains(RunStore(there.store.root)) == chains(here.store)
     assert {outcome.state for outcome in outcomes.values()} == {"done"} and len(outcomes) == 8
     assert set(Counter(there.events("begun")).values()) == {1} and len(there.workers()) <= 2
-    assert any(event.get("loss") == 0.5 for event in heard.events) and not heard.notes
+    assert any(event["loss"] == 0.5 for event in heard.events) and not heard.notes
     assert not list(there.store.root.glob(".tmp-*"))
     again = execute(specs, RunStore(there.store.root), WORK, at(cluster))
     assert not any(outcome.computed for outcome in again.values())
+
+
+def test_the_driver_hears_how_far_a_run_is_and_where_it_ended(cluster, study):
+    heard = Heard()
+    execute([study.spec("steps", 1, steps=60)], study.store, WORK, at(cluster), heard)
+    steps = [event["step"] for event in heard.events]
+    assert 2 <= len(steps) < 20 and steps[0] == 1 and steps[-1] > 30 and steps == sorted(steps)
 
 
 def test_children_have_one_thread_and_a_process_of_their_own(cluster, study):

@@ -124,8 +124,14 @@ class DaskPool:
             if place is None:  # late news of a run that has ended
                 continue
             message = said if isinstance(said, dict) else self._outcome(said)
+            if "event" in message:
+                place.ready = True
+                yield place, {"event": message["event"]}
+                continue
             for text in message.pop("warnings", ()):
                 yield place, {"warning": text}
+            if last := message.pop("last", None):
+                yield place, {"event": last}
             place.ready = place.ready or message.pop("ready", True)
             self._count_early_deaths(place, message)
             yield place, message
@@ -174,8 +180,7 @@ class DaskPool:
 
     def _count_early_deaths(self, place: DaskPlace, message: dict[str, Any]) -> None:
         """Processes that die at the very start again and again end the command."""
-        if "event" not in message:
-            self._early_deaths = self._early_deaths + 1 if "died" in message and not place.ready else 0
+        self._early_deaths = self._early_deaths + 1 if "died" in message and not place.ready else 0
         if self._early_deaths > _MAX_EARLY_DEATHS:
             place.take()
             needed = "Dask workers that can run python -m sessionwise.runs.worker"

@@ -63,7 +63,7 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
 
 
 def compute(task: Mapping[str, Any]) -> dict[str, Any]:
-    """One run, in a thread of a Dask worker; the last message of its child, with ``warnings``.
+    """One run, in a thread of a Dask worker; the reply of its child, with its ``warnings`` and its ``last`` event.
 
     task: key, token of the driver, run, root, work, and about and marker of the driver for ``misfit``.
     """
@@ -102,7 +102,7 @@ def follow(
 ) -> dict[str, Any]:
     """Hand a run to a child and wait for its reply, or for its death: ``{"died": why, "ready": bool}``."""
     child.give(spec)
-    warned: list[str] = []
+    about: dict[str, Any] = {"warnings": [], "last": None}
     next_event = 0.0
     while True:
         if stopping() and not child.told_to_stop:
@@ -112,16 +112,18 @@ def follow(
         for message in messages:
             child.ready = True
             if "warning" in message:
-                warned.append(message["warning"])
-            elif "event" in message and time.monotonic() >= next_event:
-                next_event = time.monotonic() + _EVENT_S
-                send(message["event"])
+                about["warnings"].append(message["warning"])
+            elif "event" in message:
+                about["last"] = message["event"]
+                if time.monotonic() >= next_event:
+                    next_event = time.monotonic() + _EVENT_S
+                    send(message["event"])
             elif "reply" in message:
                 child.take()
-                return {**message, "warnings": warned}
+                return {**message, **about}
         if closed:
             child.take()
-            return {"died": child.cause_of_death(), "ready": child.ready, "warnings": warned}
+            return {"died": child.cause_of_death(), "ready": child.ready, **about}
 
 
 def _readable(child: Worker) -> bool:
