@@ -11,7 +11,7 @@ Beside each stands what shows that the comparison can fail: a change that must b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -29,7 +29,9 @@ from sessionwise.errors import IntegrityError
 from sessionwise.io.files import read_json
 from sessionwise.runs import schedule
 from sessionwise.runs.store import RunStore
+from sessionwise.selection import ranking
 from sessionwise.selection.ranking import Ranking, rank, rank_many, ranking_folder
+from sessionwise.study import scaling
 from sessionwise.study.recipe import make_recipe
 from sessionwise.study.scaling import run_study
 from sessionwise.training import jobs
@@ -38,6 +40,15 @@ HELDOUT = "sim-heldout-0"
 POOL = ("sim-00", "sim-01", "sim-02")
 Change = Callable[[str, np.ndarray], np.ndarray]
 Bytes = dict[str, bytes]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures() -> Iterator[None]:
+    """Pictures of held-out recordings take half of the time, and no number depends on them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (ranking, scaling):
+            patch.setattr(module, "save_picture", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")
