@@ -164,6 +164,22 @@ def test_a_dask_worker_killed_in_mid_run_takes_its_child_along_and_the_run_goes_
     assert len(study.events("begun")) == 2 + len(others)
 
 
+def test_a_worker_that_is_closed_in_order_lets_its_run_save_and_no_step_is_done_twice(study):
+    specs = [study.spec("steps", seed, steps=80) for seed in range(2)]
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as two,
+        distributed.Client(two, set_as_default=False) as client,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        found = threads.submit(execute, specs, study.store, WORK, at(two))
+        wait_until(lambda: len(study.events("step0015")) == 2)
+        client.retire_workers([two.workers[0].address])
+        outcomes = found.result()
+    assert [(outcome.state, outcome.attempts) for outcome in outcomes.values()] == [("done", 1)] * 2
+    assert len(study.events("stopped")) == 1
+    assert [len(study.events(f"step{step:04d}")) for step in range(1, 81)] == [2] * 80
+
+
 def test_two_drivers_compute_each_run_once(cluster, study):
     specs = [study.spec(seed=seed, seconds=0.02) for seed in range(16)] + two_floors(study, 2)[:2]
     specs += [study.spec(seed=seed) for seed in range(2)]
