@@ -332,6 +332,9 @@ def test_metadata_of_a_table_reach_the_study(recipe, toy_store, tmp_path):
         prepare(recipe(data={"metadata": str(table)}), tmp_path / "s", toy_store)
 
 
-def test_a_study_says_which_code_asked_for_it(recipe, toy_store, tmp_path):
+def test_a_study_says_which_code_asked_for_it_and_where_its_recordings_are_from(recipe, toy_store, tmp_path):
     prepare(recipe(), tmp_path / "s", toy_store)
-    assert read_json(tmp_path / "s" / "study.json")["code"] == code_version()
+    document, sessions = read_json(tmp_path / "s" / "study.json"), open_store(toy_store)
+    assert document["code"] == code_version()
+    assert document["sources"] == {name: dict(sessions.info(name).source) for name in document["sessions"]}
+    assert all(document["sources"].values())

@@ -290,6 +290,7 @@ def _document(study: Study, identity: Mapping[str, Any]) -> dict[str, Any]:
             }
             for i, d in data.items()
         },
+        "sources": {i: dict(d.meta.source) for i, d in data.items()},
         "splits": {i: d.split.sizes for i, d in data.items()},
         "shared_bins": {i: shared_bins(d.meta, d.split) for i, d in data.items()},
         "truth": truth and {"closeness": truth["closeness"], "bad": truth["bad"]},
