@@ -8,7 +8,7 @@ from sessionwise.study.dry_run import plan_recipe
 from sessionwise.study.recipe import make_recipe
 from sessionwise.study.scaling import prepare
 from sessionwise.study.timing import Timing
-from sessionwise.study.tuning import make_tuning
+from sessionwise.study.tuning import make_tuning, plan_tuning
 from sessionwise.study.tuning import prepare as prepare_tuning
 
 HELDOUT = "sim-heldout-0"
@@ -68,7 +68,8 @@ def test_nothing_is_simulated_in_a_folder_of_another_study(used):
     assert listing(used) == before
 
 
-def test_a_search_for_settings_says_both_too(used, toy_store):
+@pytest.mark.parametrize("how", ["run", "plan"])
+def test_a_search_for_settings_says_both_too(used, toy_store, how):
     search = make_tuning(
         {
             "preset": "tiny",
@@ -77,6 +78,6 @@ def test_a_search_for_settings_says_both_too(used, toy_store):
         }
     )
     with pytest.raises(Problems) as caught:
-        prepare_tuning(search, used, toy_store)
+        prepare_tuning(search, used, toy_store) if how == "run" else plan_tuning(search, used, toy_store)
     for part in ("holds study", "'thesis.txt'", "99 of 4 sessions"):
         assert part in str(caught.value), part

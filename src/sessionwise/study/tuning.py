@@ -20,16 +20,21 @@ from sessionwise.io.code import code_version
 from sessionwise.io.files import canonical_json, read_json, sealed_files, write_bytes, write_json
 from sessionwise.runs.launch import Outcome, execute, pending
 from sessionwise.runs.progress import Progress
-from sessionwise.runs.spec import CODE_SCHEMA
 from sessionwise.runs.store import RunStore
 from sessionwise.selection.ranking import cost
-from sessionwise.study.folder import beside, folder_problems, refuse_other_content
+from sessionwise.study.folder import beside, refuse_other_content
 from sessionwise.study.recipe import changed, read_recipe_file
 from sessionwise.study.tuning_page import JSON_FILE, SCHEMA, page, runs_csv, tuning_failures, tuning_table
 from sessionwise.study.tuning_plan import plan_tuning
 from sessionwise.study.tuning_recipe import Tuning, is_tuning, make_tuning, nested_grid, try_tuning
 from sessionwise.study.tuning_scores import Fit, choose, compare, fitted, row_of, score_variant
-from sessionwise.study.tuning_sessions import Prepared, choose_sessions, lay_out_tuning
+from sessionwise.study.tuning_sessions import (
+    Prepared,
+    choose_sessions,
+    lay_out_tuning,
+    search_identity,
+    search_refusals,
+)
 from sessionwise.training.jobs import WORK, environment
 from sessionwise.training.precision import say_precision
 from sessionwise.training.resources import needs, refuse_what_cannot_fit, shape_of
@@ -46,7 +51,6 @@ __all__ = [
 ]
 
 CSV_FILE, PAGE_FILE, TIMING_FILE = "tuning.csv", "tuning.md", "timing.json"
-_OURS = {STUDY_FILE, CSV_FILE, JSON_FILE, PAGE_FILE, TIMING_FILE, "runs", "store", "manifest.json"}
 SCORE = (
     "Bits per spike on validation trials of pool sessions, mean over the sessions of a scope and over the scopes; "
     "the checkpoint is cross-fitted (chosen on one half of the trials, scored on the other). The settings are chosen "
@@ -108,14 +112,13 @@ def run_tuning(
 
 def prepare(tuning: Tuning, folder: Path, store: str | Path | None = None) -> Prepared:
     """The search on its sessions, with ``study.json`` written; everything that can be refused is refused here."""
-    identity = {"kind": "tuning", "recipe": tuning.identity(), "code_schema": CODE_SCHEMA}
-    problems = folder_problems(folder, identity, _OURS)
+    problems = search_refusals(tuning, folder)
     if tuning.data.simulate is not None:
         raise_all(problems)  # before sessions are made in the folder
     with beside(problems):
         search = lay_out_tuning(tuning, folder, store)
     known = read_json(folder / STUDY_FILE) if (folder / STUDY_FILE).exists() else None
-    document = _document(search, identity)
+    document = _document(search, search_identity(tuning))
     if known is not None:
         refuse_other_content(folder, known["sessions"], document["sessions"])
     else:

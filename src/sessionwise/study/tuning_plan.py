@@ -8,16 +8,17 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from sessionwise.errors import EnvironmentProblem, SessionwiseError, raise_all
+from sessionwise.errors import EnvironmentProblem
 from sessionwise.runs.launch import runs_at_a_time
 from sessionwise.runs.store import RunStore
+from sessionwise.study.folder import beside
 from sessionwise.study.layout import lay_out_manifest, split_trials
 from sessionwise.study.needs import search_needs
 from sessionwise.study.plan import TRAINING_HOURS, Plan, PlanRow
 from sessionwise.study.timing import N_BINS, N_UNITS, RUN_SECONDS, Timing, measure
 from sessionwise.study.tuning_recipe import BASE, GRID, Tuning, Variant, variants_of
 from sessionwise.study.tuning_scores import core_parameters
-from sessionwise.study.tuning_sessions import Chosen, draw_sessions, lay_out_tuning
+from sessionwise.study.tuning_sessions import Chosen, draw_sessions, lay_out_tuning, search_refusals
 from sessionwise.training.jobs import pretrain_spec
 from sessionwise.training.loop import total_steps
 from sessionwise.training.resources import Needs, resource_lines
@@ -35,21 +36,20 @@ def plan_tuning(
     are exact.
     """
     workers, place = runs_at_a_time(on), store or tuning.data.store
+    refused = search_refusals(tuning, Path(to)) if to is not None else []
     if tuning.data.manifest is not None and not (place and Path(place).exists()):
-        layout = lay_out_manifest(tuning.as_recipe())
-        problems: list[SessionwiseError] = []
-        chosen = draw_sessions(tuning, layout.heldout, layout.pool, problems)
-        raise_all(problems)
+        with beside(refused):
+            layout = lay_out_manifest(tuning.as_recipe())
+            chosen = draw_sessions(tuning, layout.heldout, layout.pool, refused)
         timing = _timing(tuning, N_BINS, N_UNITS, workers)
         planned = _plan(tuning, chosen, layout.trials, timing, lambda *asked: False, layout.notes)
         need = search_needs(_runs(tuning, chosen), dict.fromkeys(chosen.used, N_UNITS), layout.trials, N_BINS)
         return _with_needs(planned, need, to, on, workers)
     with TemporaryDirectory() as made:
-        search = lay_out_tuning(tuning, Path(made), store)
-        infos = {i: search.sessions.info(i) for i in search.chosen.used}
-        refused: list[SessionwiseError] = []
-        trials = split_trials(infos, tuning.split_seed, tuning.split, refused)
-        raise_all(refused)
+        with beside(refused):
+            search = lay_out_tuning(tuning, Path(made), store)
+            infos = {i: search.sessions.info(i) for i in search.chosen.used}
+            trials = split_trials(infos, tuning.split_seed, tuning.split, refused)
         n_bins = next(iter(infos.values())).n_bins
         timing = _timing(tuning, n_bins, int(median(info.n_units for info in infos.values())), workers)
         runs = RunStore(Path(to) / "runs") if to is not None else None

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from sessionwise.analysis.results import STUDY_FILE
 from sessionwise.data.repeated_site import default_heldout, manifest
 from sessionwise.data.store import SessionStore
 from sessionwise.errors import LeakageError, Problems, SessionwiseError, UsageError, raise_all
+from sessionwise.io.files import MANIFEST
+from sessionwise.runs.spec import CODE_SCHEMA
 from sessionwise.selection.pool import choose_pool, is_filter, unknown_or_repeated
 from sessionwise.selection.sets import random_order
+from sessionwise.study.folder import folder_problems
 from sessionwise.study.scaling import study_sessions
 from sessionwise.study.tuning_recipe import Axis, Tuning, Variant, variants_of
 from sessionwise.study.tuning_scores import SET, SINGLE, Fit
 from sessionwise.training.jobs import pretrain_spec
 from sessionwise.training.presets import nearest
+
+_FILES = {STUDY_FILE, "tuning.csv", "tuning.json", "tuning.md", "timing.json", "runs", "store", MANIFEST}
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,16 @@ class Prepared:
             for scope, ids in self.chosen.models
             for seed in self.tuning.tuning.seeds
         ]
+
+
+def search_identity(tuning: Tuning) -> dict[str, Any]:
+    """What makes two searches the same."""
+    return {"kind": "tuning", "recipe": tuning.identity(), "code_schema": CODE_SCHEMA}
+
+
+def search_refusals(tuning: Tuning, folder: Path) -> list[SessionwiseError]:
+    """Why a search cannot be in a folder: another search (D50), foreign files (D51); reads only."""
+    return folder_problems(folder, search_identity(tuning), _FILES)
 
 
 def lay_out_tuning(tuning: Tuning, folder: Path, store: str | Path | None) -> Prepared:
