@@ -1,7 +1,8 @@
 """Execute runs: what is stored is not computed, what fails fails alone, what is interrupted goes on.
 
-``on="here"`` computes in this process, ``"processes:n"`` in n persistent workers, ``"dask:ADDRESS"`` on a Dask cluster;
-the same bytes each way, as far as the work function itself does not depend on the number of threads of its process.
+``on="here"`` computes in this process, ``"processes:n"`` in n persistent workers, ``"slurm"`` in jobs of a Slurm
+cluster (``"slurm:PROFILE.toml"`` names its settings), ``"dask:ADDRESS"`` on a Dask cluster; the same bytes each way,
+as far as the work function itself does not depend on the number of threads of its process.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from typing import Any
 from sessionwise.errors import SessionwiseWarning, Stopped, UsageError
 from sessionwise.runs.dask import DaskPool, dask_address, known_threads, threads
 from sessionwise.runs.pool import GRACE_S, Place, Pool, Workers, kept_workers
+from sessionwise.runs.profile import find_profile
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.schedule import Outcome, Schedule, reason_of, stored_outcome
+from sessionwise.runs.slurm import SlurmPool
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import FAILED, LOST, RAISED, RunStore
 from sessionwise.runs.worker import STOP_SIGNALS, Reporter, load_work, perform, unpack_error
@@ -48,7 +51,8 @@ def execute(
     specs: the runs; the same key twice is one run. Inputs that are not among them must be stored.
     store: where they are stored.
     work: ``"module:function"``; called as ``function(spec, store, report)`` and commits through ``store.commit``.
-    on: "here", "processes" (as many as cores), "processes:n" or "dask:ADDRESS" (a scheduler's, or its file).
+    on: "here", "processes" (as many as cores), "processes:n", "slurm", "slurm:PROFILE.toml" (a site profile), or
+        "dask:ADDRESS" (a scheduler's, or its file).
     progress: what is shown; None shows nothing (``progress.make_progress()`` shows it on stderr).
     retry_failed: compute runs again that raised in an earlier command (runs whose process was lost always are).
 
@@ -313,7 +317,9 @@ def _stop_signals(command: _Command) -> Iterator[None]:
 
 
 def runs_at_a_time(on: str) -> int:
-    """How many runs ``execute`` does at a time; UsageError for an unknown ``on``. A cluster is asked."""
+    """How many runs ``execute`` does at a time; UsageError for an unknown ``on``. A cluster of Dask is asked."""
+    if _is_slurm(on):
+        return find_profile(on).tasks
     return threads(dask_address(on)) if _is_dask(on) else max(1, _workers(on))
 
 
@@ -321,24 +327,30 @@ def _pool(on: str, store: RunStore, work: str) -> Workers:
     """The workers that ``on`` names."""
     if _is_dask(on):
         return DaskPool(dask_address(on), store, work)
+    if _is_slurm(on):
+        return SlurmPool(find_profile(on), store, work)
     return Pool(_workers(on), store, work)
 
 
 def _workers(on: str) -> int:
     """Number of local workers; 0 means here, or on a cluster."""
     name, _, count = on.partition(":")
-    if _is_dask(on) and dask_address(on):
+    if (_is_dask(on) and dask_address(on)) or (_is_slurm(on) and find_profile(on)):
         return 0
     if on == "here":
         return 0
     if name == "processes" and (on == "processes" or (count.isdecimal() and int(count) > 0)):
         return int(count) if count else _cores()
-    needed = "here, processes, processes:n or dask:ADDRESS"
+    needed = "here, processes, processes:n, slurm, slurm:PROFILE.toml or dask:ADDRESS"
     raise UsageError("--on", repr(on), needed, "Leave it out to use all cores")
 
 
 def _is_dask(on: str) -> bool:
     return on.partition(":")[0] == "dask"
+
+
+def _is_slurm(on: str) -> bool:
+    return on.partition(":")[0] == "slurm"
 
 
 def _cores() -> int:
