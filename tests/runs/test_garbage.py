@@ -61,7 +61,9 @@ def leave(study: Path) -> list[Path]:
     work = study / "runs" / f"{toy_spec(0).key}.work"
     work.mkdir()
     (work / "state").write_text("x" * 10)
-    return [*made, work, toy_study.forge_lease(study, 6)]
+    record = study / "runs" / "failures" / f"{toy_spec(1).key}.json"
+    toy_study.RunStore(study / "runs").record_failure(toy_spec(1), "out of ideas")
+    return [*made, work, record, toy_study.forge_lease(study, 6)]
 
 
 def test_only_what_is_ours_and_dead_goes(study):

@@ -183,6 +183,16 @@ def commit_folder(tmp: Path, final: Path) -> None:
     retried(lambda: sync_folder(final.parent))
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that no half of it is ever seen under its name; best effort, one that is gone is fine."""
+    away = folder.with_name(temporary_name())
+    try:
+        os.rename(folder, away)
+    except OSError:
+        return
+    shutil.rmtree(away, ignore_errors=True)
+
+
 def _make_new(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(exist_ok=True)  # nobody else has its name: it is there when the answer to a first try was lost

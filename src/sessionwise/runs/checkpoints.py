@@ -6,13 +6,12 @@ is removed with a warning and the one before it is used: what is lost is one int
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from sessionwise.errors import IntegrityError, SessionwiseWarning
-from sessionwise.io.files import staged_folder, verify_folder
+from sessionwise.io.files import remove_folder, staged_folder, verify_folder
 
 KEPT = 2
 _PREFIX = "step-"
@@ -24,7 +23,7 @@ def save_checkpoint(work: Path, step: int, write: Callable[[Path], None]) -> Pat
     with staged_folder(final, {"step": step}) as folder:
         write(folder)
     for old in generations(work)[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(old)
     return final
 
 
@@ -34,7 +33,7 @@ def latest_checkpoint(work: Path) -> Path | None:
         problem = _damage(folder)
         if problem is None:
             return folder
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
         text = f"{problem}; the checkpoint is removed, the one before it is used"
         warnings.warn(text, SessionwiseWarning, stacklevel=2)
     return None

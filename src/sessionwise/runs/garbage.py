@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sessionwise.io.files import disk_problem
+from sessionwise.io.files import disk_problem, temporary_name
 from sessionwise.runs.lease import ALIVE, DEAD, Busy, Leases
 from sessionwise.runs.store import RunStore
-from sessionwise.runs.survey import LOCKS, RUNS, Leftover, bytes_in, leftovers, require_study
+from sessionwise.runs.survey import LOCKS, RUNS, Leftover, bytes_in, is_temporary, leftovers, require_study
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _reason_to_stay(folder: Path, leftover: Leftover, corrupt: bool, elsewhere: 
         return "of another host, boot or container; " + (
             "the command that needs its run takes it over" if leftover.kind == "lease" else "--elsewhere removes it"
         )
-    if leftover.kind == "work" and RunStore(folder / RUNS).problem(leftover.path.stem) is not None:
+    if leftover.kind in ("work", "record") and RunStore(folder / RUNS).problem(leftover.path.stem) is not None:
         return "its run is stored, but does not verify"
     return None
 
@@ -66,7 +66,7 @@ def _remove(folder: Path, leftover: Leftover) -> str | None:
     try:
         if leftover.kind == "lease":
             return leases.holder(leftover.path.name) and "in use"
-        if leftover.kind == "work":
+        if leftover.kind in ("work", "record"):
             with leases.hold(leftover.path.stem):
                 _delete(leftover.path)
         else:
@@ -82,7 +82,9 @@ def _delete(path: Path) -> None:
     """Delete a file, a link (not what it points to), or a folder; what vanished meanwhile is fine."""
     try:
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            away = path if is_temporary(path.name) else path.with_name(temporary_name())
+            os.rename(path, away)  # nobody sees half of it
+            shutil.rmtree(away)
         else:
             os.unlink(path)
     except FileNotFoundError:

@@ -34,6 +34,7 @@ from sessionwise.io.files import (
     make_folder,
     pretty_json,
     read_json,
+    remove_folder,
     retried,
     staged_folder,
     temporary_name,
@@ -138,7 +139,7 @@ class RunStore:
             write_bytes(folder / _RESULT, data)
         self._compare(spec, data)
         self._drop_record(spec.key)
-        shutil.rmtree(self._work(spec.key), ignore_errors=True)
+        remove_folder(self._work(spec.key))
 
     def work_folder(self, key: str) -> Path:
         """A folder for checkpoints, kept when the run is interrupted and removed after the commit."""

@@ -24,7 +24,8 @@ _ASIDE = re.compile(r"\.corrupt-([0-9a-f]{64})-[0-9a-f]{8}")
 class Leftover:
     """Something of ours that no command reads as a result.
 
-    kind: "temporary", "lease", "work" (of a committed run) or "set aside" (a run that did not verify).
+    kind: "temporary", "lease", "work" and "record" (checkpoints and a failure of a run that is committed now), or
+    "set aside" (a run that did not verify).
     owner: "alive", "dead", or "unknown": of another host, boot or container.
     """
 
@@ -69,14 +70,14 @@ def leftovers(folder: Path) -> Iterator[Leftover]:
         if _LEASE.fullmatch(path.name) and (seen := peek(path)):
             yield Leftover("lease", path, seen.state)
     for path in entries(runs):
-        if path.is_symlink() or not path.is_dir():
-            continue
-        if _ASIDE.fullmatch(path.name):
+        if _ASIDE.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             yield Leftover("set aside", path, DEAD)
-        key = path.name.removesuffix(".work")
-        if key != path.name and is_key(key) and (runs / key).is_dir():
-            held = peek(runs / LOCKS / key)
-            yield Leftover("work", path, held.state if held else DEAD)
+    for kind, place, ending in (("work", runs, ".work"), ("record", runs / FAILURES, ".json")):
+        for path in entries(place):
+            key = path.name.removesuffix(ending)
+            if key != path.name and is_key(key) and (runs / key).is_dir() and not path.is_symlink():
+                held = peek(runs / LOCKS / key)
+                yield Leftover(kind, path, held.state if held else DEAD)
 
 
 def entries(folder: Path) -> list[Path]:
