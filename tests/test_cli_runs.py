@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sessionwise.cli import main
-from sessionwise.io.files import sealed_files, temporary_name, write_bytes
+from sessionwise.io.files import sealed_files, temporary_name, write_bytes, write_json
 from sessionwise.io.process import this_process
 from sessionwise.runs.checkpoints import save_checkpoint
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
 
+DOCUMENTS = Path(__file__).parent / "analysis" / "conftest.py"
 SPECS = [RunSpec("pretrain", {"lr": 0.5}, {}, {}, seed) for seed in range(4)]
 
 
@@ -87,6 +91,44 @@ def test_gc_shows_and_removes(study, capsys):
     assert run(capsys, "verify", str(study))[0] == 0
 
 
+def fake_ranking() -> dict[str, Any]:
+    """The document of a ranking that never ran."""
+    place = importlib.util.spec_from_file_location("documents", DOCUMENTS)
+    assert place and place.loader
+    module = importlib.util.module_from_spec(place)
+    place.loader.exec_module(module)
+    document: dict[str, Any] = module.fake_ranking(4)
+    return document
+
+
+@pytest.mark.parametrize("name", ["ranking.json", "comparison.json"])
+def test_a_changed_result_is_never_reported(tmp_path, capsys, name):
+    folder = tmp_path / "rankings" / "h" / "full-1"
+    with sealed_files(folder):
+        write_json(folder / "ranking.json", fake_ranking())
+    with sealed_files(tmp_path):
+        write_json(tmp_path / "comparison.json", {"arms": []})
+    path = next(tmp_path.rglob(name))
+    path.write_bytes(path.read_bytes().replace(b"\n", b" ", 1))
+    code, out, err = run(capsys, "report", str(tmp_path))
+    assert (code, out) == (5, "") and f"{path}: SHA-256 is" in err and "as recorded" in err
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("name", ["counts.npy", "session.json"])
+def test_a_changed_recording_ends_a_ranking_before_any_training(toy_store, tmp_path, capsys, name):
+    store = shutil.copytree(toy_store, tmp_path / "store")
+    (path,) = store.glob(f"sim-01*/{name}")
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(bytes(data))
+    study = tmp_path / "study"
+    code, out, err = run(capsys, "rank", str(store), "--heldout", "sim-heldout-0", "--to", str(study), "--on", "here")
+    assert (code, out) == (5, "") and err.count("error: ") == 1
+    assert f"{path}: SHA-256 is " in err and ".. as recorded" in err
+    assert not (study / "runs").exists()
+
+
 NO_TORCH = """
 import importlib.util, json, sys
 from pathlib import Path
@@ -118,8 +160,7 @@ for command in ("report", "verify", "status", "gc"):
 @pytest.mark.slow
 def test_store_launcher_verify_status_gc_and_report_do_without_torch(study):
     """Imported and at work, in a new interpreter."""
-    documents = Path(__file__).parent / "analysis" / "conftest.py"
-    command = [sys.executable, "-c", NO_TORCH, str(study), str(documents)]
+    command = [sys.executable, "-c", NO_TORCH, str(study), str(DOCUMENTS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     ends = [line for line in done.stdout.splitlines() if line.startswith("ended")]
     assert ends == [f"ended {name} 0 False" for name in ("report", "verify", "status", "gc")], done.stderr

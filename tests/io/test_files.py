@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from sessionwise.errors import EXIT_ENVIRONMENT, EnvironmentProblem, SessionwiseWarning
+from sessionwise.errors import EXIT_ENVIRONMENT, DataError, EnvironmentProblem, IntegrityError, SessionwiseWarning
 from sessionwise.io import files
 from sessionwise.io.files import (
     drop_sealed,
+    read_sealed,
     sealed_files,
     sealed_manifest,
     sha256_bytes,
@@ -189,3 +190,22 @@ def test_what_is_no_manifest_is_none(tmp_path, text):
     with sealed_files(tmp_path, keep=True):
         write_bytes(tmp_path / "a", b"")
     assert list(json.loads((tmp_path / "manifest.json").read_text())["files"]) == ["a"]
+
+
+def test_a_sealed_file_is_compared_when_it_is_read(tmp_path):
+    with sealed_files(tmp_path):
+        write_json(tmp_path / "a.json", {"x": 1})
+    write_json(tmp_path / "free.json", {"y": 1})
+    assert read_sealed(tmp_path / "a.json") == {"x": 1} and read_sealed(tmp_path / "free.json") == {"y": 1}
+    good = (tmp_path / "a.json").read_bytes()
+    for damaged in (good.replace(b"1", b"3"), good[:-3], b""):
+        (tmp_path / "a.json").write_bytes(damaged)
+        with pytest.raises(IntegrityError, match=r"a\.json: SHA-256 is .* as recorded"):
+            read_sealed(tmp_path / "a.json")
+    (tmp_path / "a.json").unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        read_sealed(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="middle"), sealed_files(tmp_path, keep=True):
+        write_json(tmp_path / "a.json", {"x": 2})
+        raise ValueError("in the middle")
+    assert read_sealed(tmp_path / "a.json") == {"x": 2}  # old or new: the manifest does not know yet

@@ -24,7 +24,7 @@ from sessionwise.analysis.summary import (
     summarise,
 )
 from sessionwise.errors import UsageError
-from sessionwise.io.files import folder_name, read_json, sealed_files, write_bytes, write_json
+from sessionwise.io.files import folder_name, read_sealed, sealed_files, write_bytes, write_json
 
 Ranking = Mapping[str, Any]
 
@@ -63,8 +63,8 @@ def report_of_study(study: Path) -> Path:
         remedy = "For example: sessionwise rank STORE --heldout ID --to STUDY"
         raise UsageError(str(study), "holds no ranking", "a folder that a ranking was written to", remedy)
     comparison = Path(study) / "comparison.json"
-    stored = read_json(comparison) if comparison.exists() else None
-    rankings = [check_ranking(read_json(path), str(path)) for path in found]
+    stored = read_sealed(comparison) if comparison.exists() else None
+    rankings = [check_ranking(read_sealed(path), str(path)) for path in found]
     return write_report(Path(study) / "report", rankings, stored, study=Path(study))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from sessionwise.analysis.summary import check_ranking
 from sessionwise.analysis.tables import safe_cell
 from sessionwise.errors import DataError, UsageError
-from sessionwise.io.files import read_json, write_bytes
+from sessionwise.io.files import check_sealed, read_sealed, write_bytes
 from sessionwise.io.tensors import read_tensors, write_tensors
 
 SCHEMA = 1
@@ -98,17 +98,17 @@ def open_results(folder: str | Path) -> StudyResults:
         if not (folder / name).exists():
             remedy = "Run (or finish): sessionwise study RECIPE.toml --to STUDY"
             raise UsageError(str(folder), f"holds no {name}", "the folder of a finished study", remedy)
-    study, about = read_json(folder / STUDY_FILE), read_json(folder / ABOUT_FILE)
+    study, about = read_sealed(folder / STUDY_FILE), read_sealed(folder / ABOUT_FILE)
     _require_schema(folder / STUDY_FILE, study)
     _require_schema(folder / ABOUT_FILE, about)
-    stored = read_tensors(folder / GAINS_FILE)
+    stored = read_tensors(check_sealed(folder / GAINS_FILE))
     rankings = [folder / path / "ranking.json" for path in about["rankings"]]
     return StudyResults(
         study=study,
         rows=tuple(read_rows(folder / TABLE_FILE, (*study["heldout"], *study["pool"]))),
         gains={name.removeprefix("gain."): stored[name] for name in stored if name.startswith("gain.")},
         spikes={name.removeprefix("spikes."): stored[name] for name in stored if name.startswith("spikes.")},
-        rankings=tuple(check_ranking(read_json(path), str(path)) for path in rankings),
+        rankings=tuple(check_ranking(read_sealed(path), str(path)) for path in rankings),
         transfer=tuple(_transfer(folder / TRANSFER_FILE, (*study["heldout"], *study["pool"]))),
         about=about,
     )
@@ -190,7 +190,7 @@ def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[str]]
 
 def _read_csv(path: Path, header: Sequence[str]) -> list[dict[str, str]]:
     try:
-        text = path.read_bytes().decode()
+        text = check_sealed(path).read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(str(path), f"cannot be read ({error})", "a table of results", _REMEDY) from error
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)

@@ -281,6 +281,25 @@ def drop_sealed(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def check_sealed(path: Path) -> Path:
+    """The path of a sealed file that is as it was written; IntegrityError for another one.
+
+    A file that its folder's manifest does not list, or that a command is writing, has no hash to be compared with.
+    """
+    path = Path(path)
+    known = sealed_manifest(path.parent)
+    entry = known["files"].get(path.name) if known and known["state"] == "whole" else None
+    if entry and path.is_file() and (found := sha256_file(path)) != entry["sha256"]:
+        remedy = "Run the command that made it again; if that stops here too, remove the file first"
+        raise IntegrityError(str(path), f"SHA-256 is {found[:12]}..", f"{entry['sha256'][:12]}.. as recorded", remedy)
+    return path
+
+
+def read_sealed(path: Path) -> Any:
+    """``read_json`` of a sealed file that is as it was written."""
+    return read_json(check_sealed(path))
+
+
 def sealed_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of sealed files: ``files`` and ``state`` ("writing" or "whole"); None when there is none."""
     try:

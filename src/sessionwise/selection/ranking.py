@@ -29,6 +29,7 @@ from sessionwise.io.files import (
     canonical_json,
     folder_name,
     read_json,
+    read_sealed,
     sealed_files,
     sha256_bytes,
     write_bytes,
@@ -313,7 +314,7 @@ def open_ranking(path: str | Path) -> Ranking:
     """Read a ``ranking.json`` (or the folder that holds it)."""
     path = Path(path)
     file = path / "ranking.json" if path.is_dir() else path
-    return Ranking(check_ranking(read_json(file), str(file)))
+    return Ranking(check_ranking(read_sealed(file), str(file)))
 
 
 def cost(specs: Sequence[RunSpec], store: RunStore) -> dict[str, Any]:

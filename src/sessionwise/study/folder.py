@@ -9,7 +9,7 @@ from typing import Any
 
 from sessionwise.analysis.results import STUDY_FILE
 from sessionwise.errors import Problems, SessionwiseError, UsageError, raise_all
-from sessionwise.io.files import TMP_PREFIX, canonical_json, read_json
+from sessionwise.io.files import TMP_PREFIX, canonical_json, read_sealed
 
 _REMEDY = "Name another folder with --to"
 
@@ -19,7 +19,7 @@ def folder_problems(folder: Path, asked: Mapping[str, Any], ours: Collection[str
     problems: list[SessionwiseError] = []
     try:
         if (folder / STUDY_FILE).exists():
-            refuse_another(folder, read_json(folder / STUDY_FILE), asked)
+            refuse_another(folder, read_sealed(folder / STUDY_FILE), asked)
     except SessionwiseError as problem:
         problems.append(problem)
     try:

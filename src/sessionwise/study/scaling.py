@@ -34,7 +34,7 @@ from sessionwise.data.splits import shared_bins
 from sessionwise.data.store import SessionStore, create_store, open_store
 from sessionwise.errors import Problems, SessionwiseError, UsageError, raise_all
 from sessionwise.io.code import code_version
-from sessionwise.io.files import canonical_json, drop_sealed, read_json, sealed_files, write_json
+from sessionwise.io.files import canonical_json, drop_sealed, read_json, read_sealed, sealed_files, write_json
 from sessionwise.io.tensors import read_tensors
 from sessionwise.runs.launch import Outcome, execute, pending
 from sessionwise.runs.progress import Progress
@@ -206,7 +206,7 @@ def prepare(recipe: Recipe, folder: Path, store: str | Path | None = None) -> St
     with beside(problems):
         sessions, recipe = study_sessions(recipe, folder, store)
         study = Study(lay_out(recipe, sessions), sessions, {})
-    known = read_json(folder / STUDY_FILE) if (folder / STUDY_FILE).exists() else None
+    known = read_sealed(folder / STUDY_FILE) if (folder / STUDY_FILE).exists() else None
     document = _document(study, asked)
     if known is not None:
         refuse_other_content(folder, known["sessions"], document["sessions"], _HASHES)

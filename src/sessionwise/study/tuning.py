@@ -17,7 +17,7 @@ from sessionwise.analysis.results import STUDY_FILE
 from sessionwise.data.store import open_store
 from sessionwise.errors import Problems, SessionwiseError, raise_all
 from sessionwise.io.code import code_version
-from sessionwise.io.files import canonical_json, read_json, sealed_files, write_bytes, write_json
+from sessionwise.io.files import canonical_json, read_sealed, sealed_files, write_bytes, write_json
 from sessionwise.runs.launch import Outcome, execute, pending
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.store import RunStore
@@ -117,7 +117,7 @@ def prepare(tuning: Tuning, folder: Path, store: str | Path | None = None) -> Pr
         raise_all(problems)  # before sessions are made in the folder
     with beside(problems):
         search = lay_out_tuning(tuning, folder, store)
-    known = read_json(folder / STUDY_FILE) if (folder / STUDY_FILE).exists() else None
+    known = read_sealed(folder / STUDY_FILE) if (folder / STUDY_FILE).exists() else None
     document = _document(search, search_identity(tuning))
     if known is not None:
         refuse_other_content(folder, known["sessions"], document["sessions"])

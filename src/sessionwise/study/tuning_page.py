@@ -10,7 +10,7 @@ from typing import Any
 
 from sessionwise.analysis.tables import safe_cell
 from sessionwise.errors import DataError, UsageError
-from sessionwise.io.files import read_json
+from sessionwise.io.files import read_sealed
 from sessionwise.study.tuning_recipe import BASE
 from sessionwise.study.tuning_scores import SET, SINGLE
 
@@ -36,7 +36,7 @@ def read_results(folder: str | Path) -> dict[str, Any]:
     if not path.exists():
         remedy = "Run (or finish): sessionwise study RECIPE.toml --to FOLDER"
         raise UsageError(str(folder), f"holds no {JSON_FILE}", "the folder of a finished search", remedy)
-    document: dict[str, Any] = read_json(path)
+    document: dict[str, Any] = read_sealed(path)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise DataError(str(path), "has another schema", f"schema {SCHEMA}", "Run the same command again")
     return document
