@@ -17,7 +17,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ _WORDS = {
     "DEADLINE": "missed its deadline",
     "VANISHED": "is unknown to Slurm",
 }
+_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
 _PASSING = ("timed out", "temporarily", "unable to contact", "connection refused", "try again")
 _LIMITS = ("maxsubmit", "job violates accounting/qos policy", "submitjob")
 _DOWN = ("down, drained or reserved", "not available (down")  # a job would wait for them
@@ -184,9 +185,16 @@ class SlurmPool:
 
     def close(self) -> None:
         """Remove the folders of arrays whose runs are all in the store; the others keep their logs."""
-        for folder, well in self._own.items():
-            if well and not any(task.folder.parent == folder and task.places for task in self._tasks):
+        ended = [folder for folder, well in self._own.items() if well and not self._in_use(folder)]
+        end = time.monotonic() + SETTLE_S
+        while ended and time.monotonic() < end and not all(_processes_ended(folder) for folder in ended):
+            time.sleep(0.1)
+        for folder in ended:
+            if _processes_ended(folder):  # else a later command does it
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _in_use(self, folder: Path) -> bool:
+        return any(task.folder.parent == folder and task.places for task in self._tasks)
 
     # -- submitting ---------------------------------------------------------------------------------------------
 
@@ -204,9 +212,8 @@ class SlurmPool:
         try:
             job = self._slurm.submit(self.profile, folder, tasks[0].name, [str(task.folder) for task in tasks])
         except _Refused as refused:
-            job = self._refused(refused, tasks[0].name)
+            job = self._found_or_later(refused, tasks[0].name, folder)
             if not job:
-                shutil.rmtree(folder, ignore_errors=True)
                 return
         self._refusals = 0
         write_json(folder / "array.json", {**about, "job": job})
@@ -248,17 +255,17 @@ class SlurmPool:
         task.start = marks(self.store, task.folder, task.keys)
         return task
 
-    def _refused(self, refused: _Refused, name: str) -> str:
-        """Try again later what may pass; a submission whose answer was lost on the way is found by its name."""
+    def _found_or_later(self, refused: _Refused, name: str, folder: Path) -> str:
+        """A submission whose answer was lost on the way is found by its name; what may pass is tried again later."""
         if rows := [row for row in self._slurm.queue([name]) or [] if row.state not in _FINAL]:
             return rows[0].job
+        shutil.rmtree(folder, ignore_errors=True)
         text = refused.text.lower()
         waits = any(words in text for words in _LIMITS) and bool(self._tasks)
         self._refusals += 0 if waits else 1
         if not waits and (not any(words in text for words in _PASSING) or self._refusals > _MOST_REFUSALS):
-            raise EnvironmentProblem(
-                "sbatch", f"refused the job ({refused.text})", f"a job as in {self.profile.source}", "Correct it"
-            )
+            needed = f"a job as in {self.profile.source}"
+            raise EnvironmentProblem("sbatch", f"refused the job ({refused.text})", needed, "Correct it") from None
         self._next_submission = time.monotonic() + _AGAIN_S
         if self._refusals == 1:
             self._warnings.append(f"sbatch: {refused.text}; trying again")
@@ -284,7 +291,8 @@ class SlurmPool:
                 self._adopted |= {key: task for key in task.keys if not _said(task, key)}
                 self._own[folder] = False
         for folder, about in arrays.values():
-            if folder not in self._own and all(self.store.committed(key) for keys in about["tasks"] for key in keys):
+            keys = [key for task_keys in about["tasks"] for key in task_keys]
+            if folder not in self._own and all(self.store.committed(key) for key in keys):
                 shutil.rmtree(folder, ignore_errors=True)
 
     # -- listening ----------------------------------------------------------------------------------------------
@@ -432,13 +440,12 @@ class _Slurm:
     def submit(self, profile: Profile, folder: Path, name: str, bundles: list[str]) -> str:
         """An array with a task for each bundle; returns its job id. _Refused when sbatch does not take it."""
         import submitit
-        from submitit.helpers import clean_env
 
         python = f"{shlex.quote(sys.executable)} -P"  # -P: a file in the current folder shadows nothing
         executor = submitit.SlurmExecutor(folder=folder / "jobs", python=python)
         executor.update_parameters(**_parameters(profile), job_name=name)
         try:
-            with clean_env(), executor.batch():
+            with _outside_of_jobs(), executor.batch():
                 jobs = [executor.submit(Bundle(bundle)) for bundle in bundles]
         except Exception as error:  # whatever submitit makes of what sbatch said
             raise _Refused(_last_line(error)) from error
@@ -503,6 +510,19 @@ class _Slurm:
         return done.stdout
 
 
+@contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """A command that itself runs in a job must not pass that job's environment on; where Slurm is, stays known."""
+    inside = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+    taken = {name: value for name, value in os.environ.items() if name.startswith(inside) and name not in _KEPT}
+    for name in taken:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
 def _parameters(profile: Profile) -> dict[str, Any]:
     """A profile in the words of submitit."""
     values: dict[str, Any] = {"time": profile.time, "cpus_per_task": profile.cpus, "nodes": 1, "ntasks_per_node": 1}
@@ -521,6 +541,12 @@ def _arguments(profile: Profile) -> list[str]:
     values |= {name: getattr(profile, name) for name in ("partition", "account", "qos", "constraint", "exclude")}
     values["gpus-per-node"] = profile.gpus or None
     return [f"--{name}={value}" for name, value in values.items() if value is not None]
+
+
+def _processes_ended(folder: Path) -> bool:
+    """Whether submitit has written its last file for each task of an array."""
+    tasks = [path for path in folder.iterdir() if path.name.isdecimal()]
+    return len(list((folder / "jobs").glob("*_result.pkl"))) >= len(tasks)
 
 
 def _said(task: _Task, key: str) -> bool:
