@@ -12,6 +12,8 @@ the keys of all others hold the hash of training and validation trials only.
 
 from __future__ import annotations
 
+import math
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -323,8 +325,24 @@ def _around(job: _Job, store: RunStore) -> dict[str, Any]:
     def validate(model: NDT) -> list[Evaluation]:
         return [scorer.forward_prediction(model) for scorer in job.scorers]
 
-    steps = job.spec.where.get("checkpoint_steps")
-    return {"validate": validate, "work": store.work_folder(job.spec.key), "checkpoint_steps": steps}
+    every = {"checkpoint_steps": job.spec.where.get("checkpoint_steps"), "checkpoint_seconds": checkpoint_seconds()}
+    work = store.work_folder(job.spec.key)
+    if not (work / "spec.json").exists():  # for people: `status` tells by it what is under way
+        write_json(work / "spec.json", job.spec.identity())
+    return {"validate": validate, "work": work, **every}
+
+
+def checkpoint_seconds() -> float:
+    """How often a training writes a checkpoint, from ``$SESSIONWISE_CHECKPOINT_SECONDS``; no result depends on it."""
+    name = "SESSIONWISE_CHECKPOINT_SECONDS"
+    text = os.environ.get(name, "30")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"${name}", repr(text), "a number of seconds", "Leave it out: 30 is the default")
+    return seconds
 
 
 def _train_and_commit(job: _Job, store: RunStore, report: Reporter) -> None:
