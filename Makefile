@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet
-TESTS ?= tests
+TESTS ?= tests --ignore=tests/faults --ignore=tests/cluster
 PYTEST_ARGS ?=
 
 # Real recordings for the tests, if they lie beside the checkout; without them those tests are skipped, with the reason.
@@ -13,7 +13,7 @@ SESSIONWISE_DATA ?= $(abspath ../shared/data)
 export SESSIONWISE_DATA
 endif
 
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test faults cluster check bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -27,6 +27,12 @@ demo: .venv/.installed ## rank simulated sessions, compare selections, write dem
 # One process: the tests of workers, signals and kills start processes of their own and want the other core.
 test: .venv/.installed-dev ## the test suite (TESTS=tests/data, PYTEST_ARGS="-k split")
 	$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)
+
+faults: .venv/.installed-dev ## what is slow to break: kills, signals, full disks, every crash point (minutes)
+	$(BIN)/python -m pytest tests/faults $(PYTEST_ARGS)
+
+cluster: .venv/.installed-dev ## studies on a real Dask cluster and, where slurmctld is installed, a real Slurm (minutes)
+	$(BIN)/python -m pytest -rs tests/cluster $(PYTEST_ARGS)
 
 bench: .venv/.installed-dev ## how fast a training step is: tables, and bench.json (10 minutes, best on a quiet machine)
 	$(BIN)/python benchmarks/step.py --json bench.json

@@ -5,8 +5,8 @@
 A small study on simulated sessions (rankings, baselines, sets in three orders, final evaluations, report) is run once
 without a disturbance. Then the same command is started, the driver or (one time in three) one of its workers is killed
 with SIGKILL after a time drawn uniformly from the wall time of the undisturbed run, and it is started again, until it
-ends by itself; then the next study begins. Checkpoints are written every 0.3 s instead of every 30 s, so that there are some.
-After each kill and at each end this is counted:
+ends by itself; then the next study begins. Checkpoints are written every 0.3 s instead of every 30 s, so that there are
+some. After each kill and at each end this is counted:
 
     computed again   a run that was committed has another folder than before
     steps lost       a run under way has an older checkpoint than it had before, or more than three generations
