@@ -11,6 +11,7 @@ from toy_committer import toy_spec
 from toy_study import make_study, tree
 
 from sessionwise.errors import UsageError
+from sessionwise.io.files import temporary_owner_lives
 from sessionwise.runs.garbage import collect_garbage
 from sessionwise.runs.verify import verify_study
 
@@ -83,6 +84,9 @@ def test_only_what_is_ours_and_dead_goes(study):
     assert tree(study) == before and all(os.path.lexists(path) for path in strange)
     assert len(list(outside.iterdir())) == 1
     assert [one for one in collect_garbage(study) if not one.kept] == []
+    foreign = [one.path for one in collect_garbage(study, elsewhere=True, corrupt=True) if not one.kept]
+    assert len(foreign) == 5 and {temporary_owner_lives(path.name) for path in foreign} == {None}
+    assert tree(study).keys() == before.keys() - {path.relative_to(study).as_posix() for path in foreign}
 
 
 def test_what_stays_says_why(study):

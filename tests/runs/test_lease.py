@@ -23,6 +23,9 @@ from sessionwise.errors import EnvironmentProblem, SessionwiseWarning
 from sessionwise.io.process import this_process
 from sessionwise.runs import lease as module
 from sessionwise.runs.lease import ALIVE, DEAD, LEASE_S, UNKNOWN, Busy, Leases, peek
+from sessionwise.runs.spec import RunSpec
+from sessionwise.runs.store import RunStore
+from sessionwise.runs.worker import Reporter, perform
 
 KEY = "a" * 64
 GONE = 2**22 - 1  # above the usual largest number of a process
@@ -306,3 +309,17 @@ def test_what_may_only_be_read_has_no_living_holder(tmp_path, monkeypatch):
     monkeypatch.setattr(module.os, "open", lambda p, flags, *more: refuse() if flags & os.O_CREAT else real(p, flags))
     assert Leases(tmp_path).holder(KEY) is None
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_that_its_successor_committed_first_is_stored_not_failed(tmp_path):
+    """A process that was taken for dead finds its work folder gone: no failure, and the result is the successor's."""
+    spec = toy_committer.toy_spec(0)
+
+    def work(spec: RunSpec, store: RunStore, report: Reporter) -> None:
+        folder = store.work_folder(spec.key)
+        toy_committer.commit(RunStore(store.root), 0)
+        (folder / "state").touch()  # raises: the commit removed the folder
+
+    store = RunStore(tmp_path)
+    assert perform(spec, store, work, Reporter(lambda event: None)) == {"reply": "stored"}
+    assert store.failure(spec.key) is None and store.state(spec.key) == "done"

@@ -30,6 +30,9 @@ from sessionwise.io.process import lives, this_process
 
 TMP_PREFIX = ".tmp-"
 MANIFEST = "manifest.json"
+_TEMPORARY = re.compile(
+    r"\.tmp-.+-(?P<pid>[0-9]{1,10})-(?P<started>[0-9]{1,19})-(?P<place>[0-9a-f]{8})-[0-9a-f]{32}", re.S
+)
 RETRY_AFTER_S = (1.0, 5.0, 25.0)
 _T = TypeVar("_T")
 _TRANSIENT = {errno.ESTALE, errno.EIO, errno.EINTR}
@@ -119,12 +122,15 @@ def temporary_name() -> str:
 
 def temporary_owner_lives(name: str) -> bool | None:
     """Whether the process that chose a temporary name still runs; None for another host, boot or container."""
-    parts = name.removeprefix(TMP_PREFIX).rsplit("-", 4)
-    if not name.startswith(TMP_PREFIX) or len(parts) != 5 or not (parts[1].isdecimal() and parts[2].isdecimal()):
+    parts = _TEMPORARY.fullmatch(name)
+    if parts is None or parts["place"] != this_process().place:
         return None
-    if parts[3] != this_process().place:
-        return None
-    return lives(int(parts[1]), int(parts[2]) or None) is not False
+    return lives(int(parts["pid"]), int(parts["started"]) or None) is not False
+
+
+def is_temporary_name(name: str) -> bool:
+    """Whether `temporary_name` chose this name, in whatever process."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def retried(action: Callable[[], _T]) -> _T:

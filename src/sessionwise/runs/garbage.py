@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sessionwise.io.files import disk_problem, temporary_name
+from sessionwise.io.files import disk_problem, is_temporary_name, temporary_name
 from sessionwise.runs.lease import ALIVE, DEAD, Busy, Leases
 from sessionwise.runs.store import RunStore
-from sessionwise.runs.survey import LOCKS, RUNS, Leftover, bytes_in, is_temporary, leftovers, require_study
+from sessionwise.runs.survey import LOCKS, RUNS, Leftover, bytes_in, leftovers, require_study
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _delete(path: Path) -> None:
     """Delete a file, a link (not what it points to), or a folder; what vanished meanwhile is fine."""
     try:
         if path.is_dir() and not path.is_symlink():
-            away = path if is_temporary(path.name) else path.with_name(temporary_name())
+            away = path if is_temporary_name(path.name) else path.with_name(temporary_name())
             os.rename(path, away)  # nobody sees half of it
             shutil.rmtree(away)
         else:

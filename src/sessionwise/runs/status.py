@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sessionwise.errors import DataError
-from sessionwise.io.files import read_json
+from sessionwise.io.files import is_temporary_name, read_json
 from sessionwise.runs import survey
 from sessionwise.runs.checkpoints import checkpoint_step, generations
 from sessionwise.runs.lease import ALIVE, UNKNOWN, peek
@@ -82,7 +82,7 @@ def study_status(study: Path) -> StudyStatus:
         if key not in found or found[key].state == FAILED:
             found[key] = _under_way(store, key, found.get(key))
     runs = tuple(found[key] for key in sorted(found))
-    names = [path for path in survey.entries(study) if not survey.is_temporary(path.name)]
+    names = [path for path in survey.entries(study) if not is_temporary_name(path.name)]
     results = sorted(path.parent.relative_to(study).as_posix() for path in study.glob("rankings/*/*/ranking.json"))
     results += [name for name in ("results.json", "tuning.json", "report/index.html") if (study / name).exists()]
     return StudyStatus(study, runs, {path.name: survey.bytes_in(path) for path in names}, tuple(results))

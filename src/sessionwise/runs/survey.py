@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sessionwise.errors import UsageError
-from sessionwise.io.files import TMP_PREFIX, temporary_owner_lives
+from sessionwise.io.files import is_temporary_name, temporary_owner_lives
 from sessionwise.runs.lease import ALIVE, DEAD, UNKNOWN, peek
 from sessionwise.runs.spec import is_key
 
@@ -54,12 +54,7 @@ def is_study(folder: Path) -> bool:
 def is_our_run_name(name: str) -> bool:
     """Whether a name inside ``runs`` is one of ours."""
     ours = (LOCKS, FAILURES, LOGS, "manifest.json")
-    return name in ours or is_key(name.removesuffix(".work")) or bool(_ASIDE.fullmatch(name)) or is_temporary(name)
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a name is a temporary one, of whatever version."""
-    return name.startswith(TMP_PREFIX)
+    return name in ours or is_key(name.removesuffix(".work")) or bool(_ASIDE.fullmatch(name)) or is_temporary_name(name)
 
 
 def leftovers(folder: Path) -> Iterator[Leftover]:
@@ -106,7 +101,7 @@ def _temporaries(folder: Path) -> Iterator[Leftover]:
     """Temporary names at any depth, but not in one another nor in committed runs: those are one with their manifest."""
     for place, folders, files in os.walk(folder):
         for name in sorted([*folders, *files]):
-            if is_temporary(name):
+            if is_temporary_name(name):
                 lives = temporary_owner_lives(name)
                 yield Leftover("temporary", Path(place) / name, UNKNOWN if lives is None else ALIVE if lives else DEAD)
-        folders[:] = sorted(name for name in folders if not (is_temporary(name) or is_key(name)))
+        folders[:] = sorted(name for name in folders if not (is_temporary_name(name) or is_key(name)))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sessionwise.errors import DataError, IntegrityError, SessionwiseError
-from sessionwise.io.files import MANIFEST, read_json, sealed_manifest, sha256_file, verify_folder
+from sessionwise.io.files import MANIFEST, is_temporary_name, read_json, sealed_manifest, sha256_file, verify_folder
 from sessionwise.runs import survey
 from sessionwise.runs.checkpoints import generations
 from sessionwise.runs.lease import ALIVE
@@ -152,7 +152,7 @@ class _Look:
         listed = {*(sealed_manifest(self.study) or {"files": ()})["files"], *_UNSEALED, *_FOLDERS}
         known = {*_SEALED_NAMES, "study.json"}
         for path in survey.entries(self.study):
-            if path.name not in listed | known and not survey.is_temporary(path.name):
+            if path.name not in listed | known and not is_temporary_name(path.name):
                 self._add("foreign", path, "is none of a study")
         for path in survey.entries(self.store.root):
             if not survey.is_our_run_name(path.name):
@@ -161,7 +161,7 @@ class _Look:
     def _strangers(self, folder: Path, listed: set[str]) -> None:
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder)
-            if path.is_file() and name.as_posix() not in listed and not any(map(survey.is_temporary, name.parts)):
+            if path.is_file() and name.as_posix() not in listed and not any(map(is_temporary_name, name.parts)):
                 self._add("foreign", path, "is none of its files")
 
     def _run(self, key: str) -> None:

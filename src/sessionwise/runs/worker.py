@@ -140,7 +140,15 @@ def perform(spec: RunSpec, store: RunStore, work: WorkFunction, report: Reporter
     except MemoryError as error:
         return {"reply": "lost", "reason": f"out of memory ({error})"}
     except Exception as error:
+        if _is_stored(spec, store):  # another process took our lease over, and was quicker
+            return {"reply": "stored"}
         return _reply_to(error)
+
+
+def _is_stored(spec: RunSpec, store: RunStore) -> bool:
+    with suppress(Exception):  # the first error is the one to tell
+        return store.committed(spec.key)
+    return False
 
 
 def _reply_to(error: Exception) -> dict[str, Any]:
