@@ -49,9 +49,9 @@ def verify(study: StudyFolder, as_json: AsJson = False) -> None:
 def status(study: StudyFolder, as_json: AsJson = False) -> None:
     """Show how far a study is: runs by kind and state, who computes what, what failed, and what it takes on the disk.
 
-    Runs that nobody has begun leave no trace: the --dry-run of the command that asks for them counts them.
+    Runs that wait are those of the last command; what a whole study needs is told by its --dry-run.
     """
-    from sessionwise.runs.status import DONE, INTERRUPTED, RUNNING, STATES, study_status
+    from sessionwise.runs.status import DONE, INTERRUPTED, RUNNING, STATES, WAITING, study_status
 
     found = study_status(study)
     if as_json:
@@ -61,7 +61,7 @@ def status(study: StudyFolder, as_json: AsJson = False) -> None:
     columns = [state for state in STATES if any(by_state[state] for by_state in counts.values())]
     rows = [[kind, *(by_state[state] or None for state in columns)] for kind, by_state in counts.items()]
     print_table(["runs", *columns], rows, right=columns)
-    open_runs = [run for run in found.runs if run.state != DONE]
+    open_runs = [run for run in found.runs if run.state not in (DONE, WAITING)]
     for run in open_runs[:MAX_PROBLEMS]:
         details = [
             run.reason,
@@ -70,7 +70,8 @@ def status(study: StudyFolder, as_json: AsJson = False) -> None:
             None if run.step is not None or run.state not in (RUNNING, INTERRUPTED) else "no checkpoint yet",
         ]
         what = "; ".join(text for text in details if text)
-        print(shown(f"{run.state} {run.kind or 'run'} {run.key[:12]}: {what}; the same command again: it {run.next}"))
+        name = run.name or f"{run.kind or 'run'} {run.key[:12]}"
+        print(shown(f"{run.state}: {name}: {what}; the same command again: it {run.next}"))
     if len(open_runs) > MAX_PROBLEMS:
         print(f"... and {len(open_runs) - MAX_PROBLEMS} more (all with --json)")
     for name in found.results:

@@ -11,7 +11,10 @@ from toy_committer import toy_spec
 from toy_study import make_study, tree
 
 from sessionwise.errors import UsageError
+from sessionwise.runs.schedule import Schedule
+from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.status import study_status
+from sessionwise.runs.verify import verify_study
 
 
 def states(study):
@@ -42,6 +45,24 @@ def test_states_of_all_runs(tmp_path):
     assert (run[9].state, run[9].holder.split(",")[0]) == ("running", "host elsewhere")
     assert study_status(tmp_path).counts()["toy"] == {"done": 2, "diverged": 1, "failed": 2}
     assert study_status(tmp_path).results == ("rankings/held-out/full-12345678", "results.json", "report/index.html")
+
+
+def test_what_the_last_command_was_to_compute_waits(tmp_path):
+    store = make_study(tmp_path)
+    named = [
+        RunSpec(spec.kind, spec.settings, seed=spec.seed, label=f"run {spec.seed}") for spec in map(toy_spec, range(8))
+    ]
+    Schedule(named, store)
+    found = states(tmp_path)
+    waiting = [found[toy_spec(seed).key] for seed in (5, 6, 7)]
+    assert {(run.kind, run.state, run.next) for run in waiting} == {("toy", "waiting", "is computed")}
+    run = found[toy_spec(3).key]
+    assert (run.state, run.kind, run.name) == ("interrupted", "toy", "run 3")
+    assert states(tmp_path)[toy_spec(0).key].name is None  # it was stored before
+    for damaged in ("", "[]", '{"runs": {"x": 1}}', '{"runs": 1}'):
+        (tmp_path / "runs" / "asked.json").write_text(damaged)
+        assert toy_spec(5).key not in states(tmp_path)
+    assert verify_study(tmp_path).findings == []
 
 
 def test_a_run_that_is_held_is_running_even_after_a_failure(tmp_path):

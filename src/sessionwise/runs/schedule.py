@@ -126,6 +126,8 @@ class Schedule:
             missing.append(key)
             if retry_failed:
                 self.store.forget_failure(key)
+        if missing:
+            self.store.note_asked([self.specs[key] for key in missing])
         for key in missing:
             self._unmet[key] = set(self.specs[key].inputs.values())
             for needed in self._unmet[key]:

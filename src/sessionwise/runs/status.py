@@ -1,14 +1,14 @@
 """How far a study is: its runs by kind and state, what is under way and how far, what it takes on the disk.
 
-Read from the folder alone: which runs are still missing is known only to the command that asks for them (its
-``--dry-run`` tells), but what it would do with each run that is here is known.
+Read from the folder alone. Runs that nobody has begun are those that the last command was to compute; what else a
+command would ask for, and what waits for a ranking, is known to that command only (its ``--dry-run`` tells).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from sessionwise.runs.lease import ALIVE, UNKNOWN, peek
 from sessionwise.runs.spec import is_key
 from sessionwise.runs.store import DIVERGED, DONE, FAILED, LOST, RunStore
 
-RUNNING, INTERRUPTED, DAMAGED = "running", "interrupted", "damaged"
-STATES = (DONE, DIVERGED, FAILED, RUNNING, INTERRUPTED, DAMAGED)
+RUNNING, INTERRUPTED, DAMAGED, WAITING = "running", "interrupted", "damaged", "waiting"
+STATES = (DONE, DIVERGED, FAILED, RUNNING, INTERRUPTED, DAMAGED, WAITING)
 NEXT = {
     DONE: "is not computed again",
     DIVERGED: "is not computed again",
@@ -31,12 +31,16 @@ NEXT = {
     UNKNOWN: "goes on when its lease has not changed for two minutes",
     INTERRUPTED: "goes on",
     DAMAGED: "is computed again",
+    WAITING: "is computed",
 }
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run: its state, why it is not done, who computes it, the step of its newest checkpoint, what comes next."""
+    """One run: its state, why it is not done, who computes it, the step of its newest checkpoint, what comes next.
+
+    kind, name: None where nothing here tells.
+    """
 
     key: str
     kind: str | None
@@ -45,6 +49,7 @@ class RunStatus:
     holder: str | None = None
     step: int | None = None
     next: str = ""
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,9 @@ def study_status(study: Path) -> StudyStatus:
     for key in _begun(store):
         if key not in found or found[key].state == FAILED:
             found[key] = _under_way(store, key, found.get(key))
+    for key, asked in store.asked().items():
+        known = found.get(key) or RunStatus(key, None, WAITING, next=NEXT[WAITING])
+        found[key] = replace(known, kind=known.kind or asked["kind"], name=asked["name"])
     runs = tuple(found[key] for key in sorted(found))
     names = [path for path in survey.entries(study) if not is_temporary_name(path.name)]
     results = sorted(path.parent.relative_to(study).as_posix() for path in study.glob("rankings/*/*/ranking.json"))

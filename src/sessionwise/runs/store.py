@@ -2,7 +2,8 @@
 
 Inside ``STUDY/runs``: ``<key>/`` a committed run (``spec.json``, ``result.json``, artefacts, ``manifest.json``),
 ``<key>.work/`` checkpoints of a run that is not committed yet, ``failures/<key>.json`` why a run failed,
-``.locks/<key>`` who computes it now, ``logs/`` what workers wrote, ``.corrupt-<key>-..`` folders that did not verify.
+``.locks/<key>`` who computes it now, ``logs/`` what workers wrote, ``.corrupt-<key>-..`` folders that did not verify,
+``asked.json`` what the last command was to compute.
 Everything in a committed folder follows from the key, so two processes that commit the same key write the same bytes.
 """
 
@@ -14,7 +15,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ from sessionwise.runs.spec import RunSpec, is_key
 DONE, DIVERGED, FAILED, MISSING = "done", "diverged", "failed", "missing"
 COMMITTED_STATES = (DONE, DIVERGED, FAILED)
 RAISED, LOST = "raised", "lost"  # why a run failed: it raised (tried again on request), its process vanished (always)
+ASKED = "asked.json"
 _SPEC, _RESULT = "spec.json", "result.json"
 _RESERVED = (_SPEC, _RESULT, MANIFEST)
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}  # others say nothing about the bytes
@@ -146,6 +148,20 @@ class RunStore:
         folder = self._work(key)
         make_folder(folder)
         return folder
+
+    def note_asked(self, specs: Sequence[RunSpec]) -> None:
+        """Write down what a command is about to compute, for people who look at the study meanwhile or afterwards."""
+        asked = {spec.key: {"kind": spec.kind, "name": spec.name, "steps": spec.steps} for spec in specs}
+        make_folder(self.root)
+        write_json(self.root / ASKED, {"runs": asked})
+
+    def asked(self) -> dict[str, dict[str, Any]]:
+        """Key -> kind, name and steps of the runs that the last command was to compute; some are stored by now."""
+        try:
+            runs = read_json(self.root / ASKED)["runs"]
+            return {key: {name: runs[key][name] for name in ("kind", "name", "steps")} for key in runs}
+        except (SessionwiseError, KeyError, TypeError):
+            return {}
 
     # -- failures -----------------------------------------------------------------------------------------------
 

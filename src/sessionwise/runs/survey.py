@@ -12,6 +12,7 @@ from sessionwise.errors import UsageError
 from sessionwise.io.files import is_temporary_name, temporary_owner_lives
 from sessionwise.runs.lease import ALIVE, DEAD, UNKNOWN, peek
 from sessionwise.runs.spec import is_key
+from sessionwise.runs.store import ASKED
 
 RUNS, LOCKS, FAILURES, LEDGER, LOGS = "runs", ".locks", "failures", "test-openings", "logs"
 STORE_FILE = "store.json"  # of a prepared store of sessions
@@ -53,7 +54,7 @@ def is_study(folder: Path) -> bool:
 
 def is_our_run_name(name: str) -> bool:
     """Whether a name inside ``runs`` is one of ours."""
-    ours = (LOCKS, FAILURES, LOGS, "manifest.json")
+    ours = (LOCKS, FAILURES, LOGS, ASKED)
     return name in ours or is_key(name.removesuffix(".work")) or bool(_ASIDE.fullmatch(name)) or is_temporary_name(name)
 
 
