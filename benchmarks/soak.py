@@ -67,6 +67,7 @@ COMMAND = [sys.executable, "-c", "from sessionwise.cli import main; main()", "st
 CHECKPOINT_S = "0.3"
 KEPT = 3  # two generations, and a third between its commit and the end of the oldest
 NOT_COMPARED = {"timing.json", "manifest.json"}
+NO_RESULTS = {"logs", "test-openings"}
 VIOLATIONS = ("computed again", "steps lost", "not verified", "not ended", "other bytes")
 
 
@@ -242,11 +243,15 @@ def differences(a: Path, b: Path) -> list[str]:
 
 
 def hashes_of(study: Path) -> dict[str, str]:
-    """SHA-256 of every result below a study; what tells times or processes, and what dead ones left, is not one."""
+    """SHA-256 of every result below a study.
+
+    No results: what tells times, what dead processes left, and the ledger of openings of test trials, which marks that
+    a final evaluation was begun a second time.
+    """
     found = {}
     for path in sorted(study.rglob("*")):
         name = path.relative_to(study)
-        hidden = any(part.startswith(".") or part.endswith(".work") or part == "logs" for part in name.parts)
+        hidden = any(part.startswith(".") or part.endswith(".work") or part in NO_RESULTS for part in name.parts)
         sealed = name.parts[0] != "runs" and path.name in NOT_COMPARED
         if path.is_file() and not hidden and not sealed and path.name != "timing.json":
             found[name.as_posix()] = sha256_file(path)

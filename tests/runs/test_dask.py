@@ -21,7 +21,8 @@ from test_launch import WORK, Study, alive, two_floors, wait_until
 from sessionwise.errors import EXIT_ENVIRONMENT, EXIT_STOPPED, EnvironmentProblem, IntegrityError, UsageError
 from sessionwise.errors import SessionwiseWarning as Warned
 from sessionwise.runs import dask, dask_task
-from sessionwise.runs.launch import execute, runs_at_a_time, time_spent
+from sessionwise.runs.executors import runs_at_a_time
+from sessionwise.runs.launch import execute, time_spent
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.store import RunStore
 

@@ -7,7 +7,6 @@ as far as the work function itself does not depend on the number of threads of i
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -19,17 +18,15 @@ from types import FrameType
 from typing import Any
 
 from sessionwise.errors import SessionwiseWarning, Stopped, UsageError
-from sessionwise.runs.dask import DaskPool, dask_address, known_threads, threads
-from sessionwise.runs.pool import GRACE_S, Place, Pool, Workers, kept_workers
-from sessionwise.runs.profile import find_profile
+from sessionwise.runs.executors import local_workers, make_workers, runs_at_a_time
+from sessionwise.runs.pool import GRACE_S, Place, Workers, kept_workers
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.schedule import Outcome, Schedule, reason_of, stored_outcome
-from sessionwise.runs.slurm import SlurmPool
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import FAILED, LOST, RAISED, RunStore
 from sessionwise.runs.worker import STOP_SIGNALS, Reporter, load_work, perform, unpack_error
 
-__all__ = ["Outcome", "early_workers", "execute", "pending", "runs_at_a_time", "time_spent"]
+__all__ = ["Outcome", "early_workers", "execute", "pending", "time_spent"]
 
 MAX_ATTEMPTS = 3  # a run whose worker dies is retried at most twice in a command
 _POLL_S = 0.25
@@ -60,14 +57,14 @@ def execute(
     SIGTERM, SIGUSR1 or SIGUSR2 (work is kept; the same call goes on); and whatever concerns the surroundings rather
     than one run: EnvironmentProblem, IntegrityError, LeakageError.
     """
-    size = _workers(on)
+    size = local_workers(on)
     schedule = Schedule(specs, store, retry_failed)
     command = _Command(schedule, store, work, progress or Progress())
     try:
         command.progress.begin(list(schedule.specs.values()), size or 1)
         command.show(list(schedule.outcomes.values()))
         with _stop_signals(command):
-            command.run_here() if on == "here" else command.run_in(_pool(on, store, work))
+            command.run_here() if on == "here" else command.run_in(make_workers(on, store, work))
     finally:
         command.progress.end()
     return {key: schedule.outcomes[key] for key in schedule.specs}
@@ -86,7 +83,7 @@ def time_spent(outcomes: Iterable[Outcome], on: str, seconds: float) -> dict[str
     on it (in a worker's first run: its imports) and back; idle: without a run. busy: steps as a share of all.
     """
     computed = [outcome for outcome in outcomes if outcome.computed]
-    workers = known_threads(dask_address(on)) if _is_dask(on) else runs_at_a_time(on)
+    workers = runs_at_a_time(on, ask=False)
     parts = {name: sum(outcome.parts.get(name, 0.0) for outcome in computed) for name in ("load", "steps", "commit")}
     in_hand, available = sum(outcome.seconds for outcome in computed), workers * seconds
     rest = {"handover": in_hand - sum(parts.values()), "idle": available - in_hand}
@@ -102,7 +99,7 @@ def early_workers(on: str, start: bool = True, work: str = "sessionwise.training
     for ``execute`` to refuse.
     """
     try:
-        size = _workers(on)
+        size = local_workers(on)
     except UsageError:
         size = 0
     with kept_workers(size, work, start):
@@ -314,47 +311,3 @@ def _stop_signals(command: _Command) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def runs_at_a_time(on: str) -> int:
-    """How many runs ``execute`` does at a time; UsageError for an unknown ``on``. A cluster of Dask is asked."""
-    if _is_slurm(on):
-        return find_profile(on).tasks
-    return threads(dask_address(on)) if _is_dask(on) else max(1, _workers(on))
-
-
-def _pool(on: str, store: RunStore, work: str) -> Workers:
-    """The workers that ``on`` names."""
-    if _is_dask(on):
-        return DaskPool(dask_address(on), store, work)
-    if _is_slurm(on):
-        return SlurmPool(find_profile(on), store, work)
-    return Pool(_workers(on), store, work)
-
-
-def _workers(on: str) -> int:
-    """Number of local workers; 0 means here, or on a cluster."""
-    name, _, count = on.partition(":")
-    if (_is_dask(on) and dask_address(on)) or (_is_slurm(on) and find_profile(on)):
-        return 0
-    if on == "here":
-        return 0
-    if name == "processes" and (on == "processes" or (count.isdecimal() and int(count) > 0)):
-        return int(count) if count else _cores()
-    needed = "here, processes, processes:n, slurm, slurm:PROFILE.toml or dask:ADDRESS"
-    raise UsageError("--on", repr(on), needed, "Leave it out to use all cores")
-
-
-def _is_dask(on: str) -> bool:
-    return on.partition(":")[0] == "dask"
-
-
-def _is_slurm(on: str) -> bool:
-    return on.partition(":")[0] == "slurm"
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1

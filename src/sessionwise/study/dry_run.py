@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from sessionwise.errors import EnvironmentProblem
 from sessionwise.io.files import folder_name
-from sessionwise.runs.launch import pending, runs_at_a_time
+from sessionwise.runs.executors import runs_at_a_time
+from sessionwise.runs.launch import pending
 from sessionwise.runs.store import RunStore
 from sessionwise.selection.ranking import open_ranking, study_problems
 from sessionwise.study.cells import Job, Orders

@@ -9,7 +9,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from sessionwise.errors import EnvironmentProblem
-from sessionwise.runs.launch import runs_at_a_time
+from sessionwise.runs.executors import runs_at_a_time
 from sessionwise.runs.store import RunStore
 from sessionwise.study.folder import beside
 from sessionwise.study.layout import lay_out_manifest, split_trials

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from sessionwise.data.info import SessionInfo
 from sessionwise.errors import EnvironmentProblem, SessionwiseWarning
 from sessionwise.io.machine import free_disk, free_memory
-from sessionwise.runs.launch import runs_at_a_time
+from sessionwise.runs.executors import runs_at_a_time
 from sessionwise.runs.spec import RunSpec
 
 MB, GB = 10**6, 10**9
