@@ -56,7 +56,7 @@ def meanwhile(act: Any) -> threading.Thread:
 
 def process_of(study: Study, step: str) -> int:
     """The process that did a step, when it has."""
-    wait_until(lambda: study.events(step), 60)
+    wait_until(lambda: study.events(step), 60)  # importing takes a task a while
     return int(next(path.name.split("-")[3] for path in study.log.glob(f"*-{step}-*")))
 
 
@@ -174,6 +174,6 @@ def test_what_the_site_does_not_have_is_refused_before_anything_is_submitted(stu
     site = tmp_path / "other.toml"
     site.write_text(PROFILE + "partition = 'nowhere'\n")
     begun = time.monotonic()
-    with pytest.raises(EnvironmentProblem, match="invalid partition"):
+    with pytest.raises(EnvironmentProblem, match="Invalid partition"):
         execute([study.spec()], study.store, WORK, f"slurm:{site}")
     assert time.monotonic() - begun < 10 and not jobs() and not (study.store.root / ".slurm").exists()

@@ -316,6 +316,8 @@ class SlurmPool:
     ) -> Iterator[tuple[SlurmPlace, dict[str, Any]]]:
         for text in reply.pop("warnings", []):
             yield place, {"warning": text}
+        if event := reply.pop("last", None):
+            yield place, {"event": event}
         place.ready, self._early_deaths = True, 0
         if reply["reply"] == "done" and place.spec is not None:
             self._seconds.setdefault(place.spec.kind, []).append(sum(dict(reply.get("parts") or {}).values()))

@@ -86,6 +86,7 @@ class _Task:
         self._start = marks(self.store, folder, self.keys)
         self._before, self._crashes = _crashed(folder, self._start)
         self._said: list[str] = []
+        self._last: dict[str, Any] | None = None
         self._now: dict[str, Any] = {}
         self._next_event = self._next_look = 0.0
         self._stop_seen = False
@@ -128,6 +129,7 @@ class _Task:
             reply = {"reply": "lost", "reason": f"its Slurm task ended {crashes} times without coming further"}
         else:
             self._said.clear()
+            self._last = None
             about = {"run": spec.key, "name": spec.name, "job": _job(), "mark": self._start[spec.key]}
             self._note(**about, crashes=crashes, stopped=False, event=None)
             print(f"sessionwise: {spec.name} begins", flush=True)
@@ -140,10 +142,12 @@ class _Task:
 
     def _say(self, spec: RunSpec, reply: dict[str, Any]) -> None:
         print(f"sessionwise: {spec.name} {reply['reply']}", flush=True)
-        with suppress(SessionwiseError):  # a disk that is full: the store knows as well
-            write_json(self.folder / "said" / f"{spec.key}.json", {**reply, "warnings": list(self._said)})
+        about = {"warnings": list(self._said), "last": self._last}
+        with suppress(SessionwiseError, ValueError):  # a disk that is full: the store knows as well
+            write_json(self.folder / "said" / f"{spec.key}.json", {**reply, **about})
 
     def _event(self, event: dict[str, Any]) -> None:
+        self._last = event
         if time.monotonic() >= self._next_event:
             self._next_event = time.monotonic() + EVENT_S
             self._note(event=event)
