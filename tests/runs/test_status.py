@@ -58,7 +58,9 @@ def test_what_the_last_command_was_to_compute_waits(tmp_path):
     assert {(run.kind, run.state, run.next) for run in waiting} == {("toy", "waiting", "is computed")}
     run = found[toy_spec(3).key]
     assert (run.state, run.kind, run.name) == ("interrupted", "toy", "run 3")
-    assert states(tmp_path)[toy_spec(0).key].name is None  # it was stored before
+    assert states(tmp_path)[toy_spec(0).key].name == "run 0"
+    Schedule(named[:2], store)  # nothing of it is missing
+    assert toy_spec(5).key in states(tmp_path)
     for damaged in ("", "[]", '{"runs": {"x": 1}}', '{"runs": 1}'):
         (tmp_path / "runs" / "asked.json").write_text(damaged)
         assert toy_spec(5).key not in states(tmp_path)

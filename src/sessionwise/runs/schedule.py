@@ -127,7 +127,7 @@ class Schedule:
             if retry_failed:
                 self.store.forget_failure(key)
         if missing:
-            self.store.note_asked([self.specs[key] for key in missing])
+            self.store.note_asked(list(self.specs.values()))
         for key in missing:
             self._unmet[key] = set(self.specs[key].inputs.values())
             for needed in self._unmet[key]:

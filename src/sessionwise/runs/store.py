@@ -3,7 +3,7 @@
 Inside ``STUDY/runs``: ``<key>/`` a committed run (``spec.json``, ``result.json``, artefacts, ``manifest.json``),
 ``<key>.work/`` checkpoints of a run that is not committed yet, ``failures/<key>.json`` why a run failed,
 ``.locks/<key>`` who computes it now, ``logs/`` what workers wrote, ``.corrupt-<key>-..`` folders that did not verify,
-``asked.json`` what the last command was to compute.
+``asked.json`` the runs of the last command.
 Everything in a committed folder follows from the key, so two processes that commit the same key write the same bytes.
 """
 
@@ -150,13 +150,13 @@ class RunStore:
         return folder
 
     def note_asked(self, specs: Sequence[RunSpec]) -> None:
-        """Write down what a command is about to compute, for people who look at the study meanwhile or afterwards."""
+        """Write down the runs that a command makes sure of, for people who look at the study."""
         asked = {spec.key: {"kind": spec.kind, "name": spec.name, "steps": spec.steps} for spec in specs}
         make_folder(self.root)
         write_json(self.root / ASKED, {"runs": asked})
 
     def asked(self) -> dict[str, dict[str, Any]]:
-        """Key -> kind, name and steps of the runs that the last command was to compute; some are stored by now."""
+        """Key -> kind, name and steps of the runs that the last command was to make sure of, stored ones too."""
         try:
             runs = read_json(self.root / ASKED)["runs"]
             return {key: {name: runs[key][name] for name in ("kind", "name", "steps")} for key in runs}
