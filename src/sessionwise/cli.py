@@ -82,7 +82,7 @@ def options(
 
 StudyPath = Annotated[Path, typer.Option("--to", metavar="STUDY", help="Folder of runs and results; goes on there.")]
 Executor = Annotated[
-    str, typer.Option("--on", help="processes | processes:N (default: one a core) | here | dask:ADDRESS")
+    str, typer.Option("--on", help="processes[:N] (default: one a core) | here | slurm[:PROFILE.toml] | dask:ADDRESS")
 ]
 
 
