@@ -26,6 +26,7 @@ from sessionwise.runs.profile import Profile
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.slurm import SlurmPool
 from sessionwise.runs.store import RunStore
+from sessionwise.runs.survey import is_our_run_name
 
 pytest.importorskip("submitit", reason="the extra 'slurm' is not installed")
 Plan = Callable[..., Path]
@@ -408,3 +409,12 @@ def test_a_percent_sign_in_the_path_is_refused(plan, tmp_path):
     study = Study(tmp_path / "50%j")
     with pytest.raises(UsageError, match="has a % in its path"):
         execute([study.spec()], study.store, WORK, "slurm")
+
+
+def test_what_stays_of_an_array_is_ours(plan, study):
+    plan(job1={"state": "NODE_FAIL", "begun": True})
+    study.execute([study.spec()], "slurm")
+    kept = [path for path in (study.store.root / ".slurm").iterdir() if (path / "array.json").exists()]
+    assert len(kept) == 1 and is_our_run_name(".slurm")
+    study.execute([study.spec(), study.spec(seed=2)], "slurm")  # all of its runs are stored now
+    assert not list((study.store.root / ".slurm").iterdir())

@@ -14,6 +14,7 @@ from sessionwise.runs.lease import ALIVE, DEAD, UNKNOWN, peek
 from sessionwise.runs.spec import is_key
 from sessionwise.runs.store import ASKED
 
+ARRAYS = ".slurm"
 RUNS, LOCKS, FAILURES, LEDGER, LOGS = "runs", ".locks", "failures", "test-openings", "logs"
 STORE_FILE = "store.json"  # of a prepared store of sessions
 _STUDY_MARKS = ("study.json", "demo.json", "rankings")
@@ -54,7 +55,7 @@ def is_study(folder: Path) -> bool:
 
 def is_our_run_name(name: str) -> bool:
     """Whether a name inside ``runs`` is one of ours."""
-    ours = (LOCKS, FAILURES, LOGS, ASKED)
+    ours = (LOCKS, FAILURES, LOGS, ASKED, ARRAYS)
     return name in ours or is_key(name.removesuffix(".work")) or bool(_ASIDE.fullmatch(name)) or is_temporary_name(name)
 
 
