@@ -26,6 +26,7 @@ _SAY_EVERY_S = 2.0
 _UNSEALED = {"timing.json", "demo.json", MANIFEST}  # not the same whenever they are made anew, or of no result
 _FOLDERS = {survey.RUNS, "rankings", "report", "store", survey.LEDGER}
 _SEALED_NAMES = ("ranking.json", "report.json", "results.json", "tuning.json", "comparison.json")
+_OTHER_NAMES = ("study.json", "results.csv", "results.safetensors", "transfer.csv", "tuning.csv", "tuning.md")
 _AGAIN = "Run the command that made it again"
 
 
@@ -150,7 +151,7 @@ class _Look:
     def foreign(self) -> None:
         """Names that are not ours, in the study's folder and among its runs."""
         listed = {*(sealed_manifest(self.study) or {"files": ()})["files"], *_UNSEALED, *_FOLDERS}
-        known = {*_SEALED_NAMES, "study.json"}
+        known = {*_SEALED_NAMES, *_OTHER_NAMES}
         for path in survey.entries(self.study):
             if path.name not in listed | known and not is_temporary_name(path.name):
                 self._add("foreign", path, "is none of a study")
