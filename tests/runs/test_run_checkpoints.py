@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 import warnings
 
 import pytest
@@ -56,3 +58,29 @@ def test_an_interrupted_save_is_never_read(tmp_path):
         warnings.simplefilter("error")
         latest = latest_checkpoint(tmp_path)
     assert latest and checkpoint_step(latest) == 10
+
+
+def test_no_flipped_bit_and_no_truncation_of_a_checkpoint_is_silent(tmp_path):
+    """100 flips and 20 truncations: the one before is used, with a warning, or what is read is unchanged."""
+    rng, noticed = random.Random(4), 0
+    save_checkpoint(tmp_path / "good", 10, put("good" * 50))
+    save_checkpoint(tmp_path / "good", 20, put("newest" * 50))
+    for trial in range(120):
+        work = shutil.copytree(tmp_path / "good", tmp_path / str(trial))
+        path = rng.choice(sorted((work / "step-000000000020").iterdir()))
+        data = bytearray(path.read_bytes())
+        if trial >= 100:
+            del data[rng.randrange(len(data)) :]
+        else:
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(bytes(data))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            latest = latest_checkpoint(work)
+        assert latest is not None
+        if checkpoint_step(latest) == 10:
+            noticed += 1
+            assert ["the one before it is used" in str(one.message) for one in said] == [True]
+        else:  # in the manifest: white space, or a size, which says no more than the hash
+            assert (latest / "state.txt").read_text() == "newest" * 50 and not said
+    assert noticed >= 100
