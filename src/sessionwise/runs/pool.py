@@ -123,7 +123,7 @@ class Worker:
     def give(self, spec: RunSpec) -> None:
         """Hand a run over."""
         self.spec, self.started = spec, time.monotonic()
-        self._log_start = self.log.stat().st_size
+        self._log_start = self._log_size()
         self.send({"run": spec.to_json()})
 
     def take(self) -> tuple[RunSpec, float]:
@@ -163,6 +163,13 @@ class Worker:
             _end(self.process)
         if self.log.exists() and self.log.stat().st_size == 0:
             self.log.unlink(missing_ok=True)
+
+    def _log_size(self) -> int:
+        """Bytes in the log; EnvironmentProblem when the study has gone from under us."""
+        try:
+            return self.log.stat().st_size
+        except OSError as error:
+            raise disk_problem(self.log, error) from error
 
     def _last_lines(self) -> list[str]:
         try:
