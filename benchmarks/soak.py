@@ -36,6 +36,7 @@ from typing import Any
 from sessionwise.io.files import read_json, sha256_file, write_json
 from sessionwise.runs.checkpoints import checkpoint_step, generations
 from sessionwise.runs.spec import is_key
+from sessionwise.runs.store import RunStore
 from sessionwise.runs.verify import verify_study
 
 RECIPE = """
@@ -80,7 +81,7 @@ class Soak:
         (folder / "recipe.toml").write_text(RECIPE)
         fresh = {"seed": seed, "reference_s": None, "kills": [], "ends": [], "violations": [], "study": 0}
         self.state: dict[str, Any] = read_json(self.file) if self.file.exists() else fresh
-        self.committed: dict[str, int] = {}
+        self.committed: dict[str, tuple[int, int]] = {}
         self.steps: dict[str, int] = {}
 
     @property
@@ -156,24 +157,20 @@ class Soak:
     def stage(self) -> str:
         """Where the study is: the kinds of runs under way, or what comes before and after."""
         runs = self.study / "runs"
-        kinds = set()
-        for work in runs.glob("*.work"):
-            try:
-                kinds.add(str(read_json(work / "spec.json")["kind"]))
-            except Exception:  # it is made or removed just now
-                kinds.add("begun")
-        if kinds:
+        asked = RunStore(runs).asked()
+        works = [work.name.removesuffix(".work") for work in runs.glob("*.work")]
+        if kinds := {asked[key]["kind"] for key in works if key in asked}:
             return "+".join(sorted(kinds))
         if not any(is_key(path.name) for path in runs.glob("*")):
             return "start"
-        return "report" if (self.study / "results.json").exists() else "between runs"
+        return "report, or starting again" if (self.study / "results.json").exists() else "between runs"
 
     def look(self, number: int) -> None:
         """Count what is not as promised, after a kill or an end."""
         runs = self.study / "runs"
-        now = {path.name: path.stat().st_ino for path in runs.glob("*") if is_key(path.name)}
-        for key, inode in self.committed.items():
-            if now.get(key) != inode:
+        now = {path.name: identity(path) for path in runs.glob("*") if is_key(path.name)}
+        for key, folder in self.committed.items():
+            if now.get(key) != folder:
                 self.violated(number, "computed again", key)
         self.committed = now
         before, self.steps = self.steps, {}
@@ -232,6 +229,12 @@ class Soak:
             *(f"| {stage} | {count} |" for stage, count in stages.most_common()),
         ]
         return "\n".join(lines)
+
+
+def identity(folder: Path) -> tuple[int, int]:
+    """What a folder that was made anew would not have: its inode, and when it was renamed into place."""
+    found = folder.stat()
+    return found.st_ino, found.st_ctime_ns
 
 
 def children(pid: int) -> list[int]:

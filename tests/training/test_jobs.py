@@ -11,7 +11,7 @@ import torch
 from sessionwise.data.session import make_session
 from sessionwise.data.splits import make_split
 from sessionwise.data.store import create_store, open_store
-from sessionwise.errors import IntegrityError
+from sessionwise.errors import EnvironmentProblem, IntegrityError
 from sessionwise.io.files import read_json
 from sessionwise.io.tensors import read_tensors
 from sessionwise.runs.launch import execute
@@ -21,6 +21,7 @@ from sessionwise.scoring.evaluate import EvaluationSettings, Scorer
 from sessionwise.training import jobs
 from sessionwise.training.jobs import (
     baseline_spec,
+    checkpoint_seconds,
     crossfit_gain,
     evaluate_spec,
     finetune_spec,
@@ -377,3 +378,17 @@ def test_an_interrupted_run_goes_on_to_the_same_folder(study, tmp_path, monkeypa
     assert execute([spec], other, on="here", retry_failed=True)[spec.key].state == "done"
     assert steps == [*range(8), *range(6, 16)]
     assert tree(other.folder(spec.key)) == tree(store.folder(spec.key))
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", ""])
+def test_an_interval_of_checkpoints_that_cannot_be_meant_ends_the_command(monkeypatch, text):
+    monkeypatch.setenv("SESSIONWISE_CHECKPOINT_SECONDS", text)
+    with pytest.raises(EnvironmentProblem, match="a number of seconds"):
+        checkpoint_seconds()
+
+
+def test_the_interval_of_checkpoints(monkeypatch):
+    monkeypatch.delenv("SESSIONWISE_CHECKPOINT_SECONDS", raising=False)
+    assert checkpoint_seconds() == 30
+    monkeypatch.setenv("SESSIONWISE_CHECKPOINT_SECONDS", "0.5")
+    assert checkpoint_seconds() == 0.5

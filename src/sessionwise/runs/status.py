@@ -130,18 +130,10 @@ def _under_way(store: RunStore, key: str, failed: RunStatus | None) -> RunStatus
     seen, work = peek(store.root / survey.LOCKS / key), store.root / f"{key}.work"
     saved = generations(work)
     step = checkpoint_step(saved[-1]) if saved else None
-    kind = failed.kind if failed else _kind(work)
+    kind = failed.kind if failed else None
     if seen and seen.state in (ALIVE, UNKNOWN):
         coming = NEXT[RUNNING if seen.state == ALIVE else UNKNOWN]
         return RunStatus(key, kind, RUNNING, None, seen.holder, step, coming)
     if failed:
         return RunStatus(key, failed.kind, FAILED, failed.reason, step=step, next=failed.next)
     return RunStatus(key, kind, INTERRUPTED, None, None, step, NEXT[INTERRUPTED])
-
-
-def _kind(work: Path) -> str | None:
-    """The kind of a run whose work folder says so."""
-    try:
-        return str(read_json(work / "spec.json")["kind"])
-    except (DataError, KeyError, TypeError):
-        return None

@@ -28,7 +28,7 @@ from torch import nn
 from sessionwise import __version__
 from sessionwise.data.splits import SessionData, TestSeal
 from sessionwise.data.store import SessionStore, open_store
-from sessionwise.errors import IntegrityError, UsageError
+from sessionwise.errors import EnvironmentProblem, IntegrityError, UsageError
 from sessionwise.io.files import write_json
 from sessionwise.io.tensors import write_tensors
 from sessionwise.model.checkpoint import load_model, mean_session_embedding, save_model
@@ -326,14 +326,14 @@ def _around(job: _Job, store: RunStore) -> dict[str, Any]:
         return [scorer.forward_prediction(model) for scorer in job.scorers]
 
     every = {"checkpoint_steps": job.spec.where.get("checkpoint_steps"), "checkpoint_seconds": checkpoint_seconds()}
-    work = store.work_folder(job.spec.key)
-    if not (work / "spec.json").exists():  # for people: `status` tells by it what is under way
-        write_json(work / "spec.json", job.spec.identity())
-    return {"validate": validate, "work": work, **every}
+    return {"validate": validate, "work": store.work_folder(job.spec.key), **every}
 
 
 def checkpoint_seconds() -> float:
-    """How often a training writes a checkpoint, from ``$SESSIONWISE_CHECKPOINT_SECONDS``; no result depends on it."""
+    """How often a training writes a checkpoint, from ``$SESSIONWISE_CHECKPOINT_SECONDS``; no result depends on it.
+
+    EnvironmentProblem for what is no number of seconds: it ends the command, and no run is on record as failed.
+    """
     name = "SESSIONWISE_CHECKPOINT_SECONDS"
     text = os.environ.get(name, "30")
     try:
@@ -341,7 +341,7 @@ def checkpoint_seconds() -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise UsageError(f"${name}", repr(text), "a number of seconds", "Leave it out: 30 is the default")
+        raise EnvironmentProblem(f"${name}", repr(text), "a number of seconds", "Leave it out: 30 is the default")
     return seconds
 
 
