@@ -21,7 +21,7 @@ from sessionwise.runs.store import RunStore
 from sessionwise.runs.verify import verify_study
 
 TOYS = Path(__file__).parents[1] / "runs"
-N_RUNS, N_KILLS = 50, 16
+N_RUNS = 50
 
 
 def plan(folder: Path) -> list[RunSpec]:
@@ -54,6 +54,7 @@ def test_two_commands_and_random_kills(tmp_path, seed):
     document = {"root": str(tmp_path / "study" / "runs"), "on": "processes:2", "work": "toy_work:run"}
     (tmp_path / "plan.json").write_text(json.dumps({**document, "specs": [spec.to_json() for spec in specs]}))
     store, running, ended = RunStore(tmp_path / "study" / "runs"), [driver(tmp_path), driver(tmp_path)], 0
+    order = order_of_kinds(rng)
     while running:
         time.sleep(rng.uniform(0.05, 0.4))
         for process in [process for process in running if process.poll() is not None]:
@@ -64,11 +65,10 @@ def test_two_commands_and_random_kills(tmp_path, seed):
             else:
                 ended += 1
                 assert process.returncode == 0 and "another result" not in said, said
-        victim, kind = victim_of(running, rng)
-        if victim and kills.total() < N_KILLS and len(store.keys()) < N_RUNS - 5:
+        if order and len(store.keys()) < N_RUNS - 5 and (victim := victim_of(running, order[0], rng)):
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
-                kills[kind] += 1
+                kills[order.pop(0)] += 1
     assert kills["driver"] >= 2 and kills["worker"] >= 2 and ended == 2
     assert store.keys() == sorted(spec.key for spec in specs) and store.failed_keys() == []
     for spec in specs:
@@ -82,15 +82,19 @@ def test_two_commands_and_random_kills(tmp_path, seed):
     assert list((tmp_path / "study" / "runs" / ".locks").iterdir()) == []
 
 
-def victim_of(running: list[subprocess.Popen[bytes]], rng: random.Random) -> tuple[int | None, str]:
-    """A driver, or twice as often one of its workers."""
-    if not running:
-        return None, ""
-    process = rng.choice(running)
-    children = workers(process.pid)
-    if children and rng.random() < 2 / 3:
-        return rng.choice(children), "worker"
-    return process.pid, "driver"
+def order_of_kinds(rng: random.Random) -> list[str]:
+    """What is killed when: two of each kind first, however soon the runs are all done, then workers twice as often."""
+    first, later = ["driver", "worker"] * 2, ["driver", "worker", "worker"] * 4
+    rng.shuffle(first)
+    rng.shuffle(later)
+    return [*first, *later]
+
+
+def victim_of(running: list[subprocess.Popen[bytes]], kind: str, rng: random.Random) -> int | None:
+    """A driver, or a worker of one; None if there is none at this moment."""
+    pids = [process.pid for process in running]
+    candidates = pids if kind == "driver" else [child for pid in pids for child in workers(pid)]
+    return rng.choice(candidates) if candidates else None
 
 
 def spec_of(specs: list[RunSpec], key: str) -> RunSpec:
