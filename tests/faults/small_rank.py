@@ -29,7 +29,7 @@ from sessionwise.runs.spec import is_key
 from sessionwise.runs.store import RunStore
 from sessionwise.runs.verify import verify_study
 
-STEPS = {"train": 150, "finetune": 150, "baseline": 20}
+STEPS = {"train": 80, "finetune": 80, "baseline": 20}
 WIDTHS = {"token_width": 8, "width": 8, "feedforward": 8, "heads": 2, "blocks": 1}
 LIMIT_S = 120.0
 _T = TypeVar("_T")
@@ -62,15 +62,8 @@ class SmallRank:
 
     def start(self, study: Path, on: str = "processes:1", **environment: str) -> subprocess.Popen[str]:
         """The command, in a process group of its own."""
-        return self._start([*self.rank, "--on", on, "--to", str(study)], environment)
-
-    def report(self, study: Path, **environment: str) -> subprocess.Popen[str]:
-        """The command that writes the report of a study."""
-        return self._start(["report", str(study)], environment)
-
-    def _start(self, words: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "sessionwise.cli", *words],
+            [sys.executable, "-m", "sessionwise.cli", *self.rank, "--on", on, "--to", str(study)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

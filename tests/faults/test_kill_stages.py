@@ -8,12 +8,12 @@ about to give a file its name.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from small_rank import (
+    SmallRank,
     committed,
     ended,
     is_whole,
@@ -40,57 +40,54 @@ sys.addaudithook(audit)
 """
 
 
-def test_a_worker_and_then_the_driver_in_a_pretraining_and_in_a_finetune(small_rank, tmp_path):
-    """Four kills on one study; what one of them does not lose must not be lost by the next either."""
+def test_a_kill_at_each_stage_and_the_same_bytes_in_the_end(small_rank, tmp_path):
+    """Six kills on one study; what one of them does not lose must not be lost by a later one either."""
     study = tmp_path / "study"
     before: dict[str, tuple[int, int]] = {}
     for kind in ("pretrain", "finetune"):
-        process = small_rank.start(study)
-        with training_under_way(process, study, kind) as first:
-            assert still_there(study, before), kind
-            os.kill(first.pid, signal.SIGKILL)
-        with training_under_way(process, study, kind, after={first.key: first.step}) as second:
-            assert second.pid != first.pid and second.key == first.key  # a new worker of the same command
-            before = committed(study)
-            process.kill()
-            _, said = ended(process)
-        assert "SIGKILL" in said and "trying again" in said and "Traceback" not in said, (kind, said)
-        wait_for(lambda pid=second.pid: state_of(pid) in "ZX", None)  # a worker ends with its driver
-        assert newest_step(study, second.key) >= second.step and committed(study) == before, kind
+        before = kill_a_worker_and_the_driver(small_rank, study, kind, before)
         assert not (study / "rankings").exists()
+    end_before("ranking.csv", small_rank, study, before)
+    assert "ranking.json" in names(study, "rankings") and names(study, "report") == set()
+    before = committed(study)
+    end_before("report.json", small_rank, study, before)
+    assert "ranking.csv" in names(study, "rankings") and "index.html" not in names(study, "report")
+    assert "scores.svg" in names(study, "report/figures")
     code, said = ended(small_rank.start(study))
     assert code == 0 and "Traceback" not in said, said
+    assert len(before) == len(committed(study)) == 6
     is_whole(study, before, small_rank)
 
 
-def test_the_driver_while_it_writes_the_ranking(small_rank, tmp_path):
-    study = tmp_path / "study"
-    shutil.copytree(small_rank.whole / "runs", study / "runs")
-    before = committed(study)
-    code, _ = ended(small_rank.start(study, **dies_before("ranking.csv", tmp_path)))
-    assert code == -signal.SIGKILL
-    written = {path.name for path in study.glob("rankings/*/*/*") if not path.name.startswith(".tmp-")}
-    assert written == {"manifest.json", "ranking.json"} and not (study / "report").exists()
-    code, said = ended(small_rank.start(study))
-    assert code == 0, said
-    is_whole(study, before, small_rank)
+def kill_a_worker_and_the_driver(
+    rank: SmallRank, study: Path, kind: str, before: dict[str, tuple[int, int]]
+) -> dict[str, tuple[int, int]]:
+    """In one command, both amid the same training; returns what is committed then."""
+    process = rank.start(study)
+    with training_under_way(process, study, kind) as first:
+        os.kill(first.pid, signal.SIGKILL)
+    with training_under_way(process, study, kind, after={first.key: first.step}) as second:
+        assert second.pid != first.pid and second.key == first.key  # a new worker of the same command
+        now = committed(study)
+        process.kill()
+        _, said = ended(process)
+    assert "SIGKILL" in said and "trying again" in said and "Traceback" not in said, (kind, said)
+    wait_for(lambda: state_of(second.pid) in "ZX", None)  # a worker ends with its driver
+    assert newest_step(study, second.key) >= second.step and still_there(study, before), kind
+    assert committed(study) == now, kind
+    return now
 
 
-def test_the_driver_while_it_writes_the_report(small_rank, tmp_path):
-    study = tmp_path / "study"
-    for part in ("runs", "rankings"):
-        shutil.copytree(small_rank.whole / part, study / part)
-    before = committed(study)
-    code, _ = ended(small_rank.report(study, **dies_before("report.json", tmp_path)))
-    assert code == -signal.SIGKILL and list(study.glob("report/figures/*.svg"))
-    assert not (study / "report" / "report.json").exists() and not (study / "report" / "index.html").exists()
-    code, said = ended(small_rank.report(study))
-    assert code == 0, said
-    is_whole(study, before, small_rank)
+def end_before(name: str, rank: SmallRank, study: Path, before: dict[str, tuple[int, int]]) -> None:
+    """A command that kills itself before a file gets this name."""
+    folder = study.parent / "failpoint"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(FAILPOINT)
+    code, said = ended(rank.start(study, PYTHONPATH=str(folder), DIE_BEFORE=name))
+    assert code == -signal.SIGKILL and "Traceback" not in said, said
+    assert still_there(study, before) and name not in names(study, "."), name
 
 
-def dies_before(name: str, folder: Path) -> dict[str, str]:
-    """Environment of a process that ends before a file gets this name."""
-    (folder / "failpoint").mkdir()
-    (folder / "failpoint" / "sitecustomize.py").write_text(FAILPOINT)
-    return {"PYTHONPATH": str(folder / "failpoint"), "DIE_BEFORE": name}
+def names(study: Path, folder: str) -> set[str]:
+    """Names of all files below a folder of the study."""
+    return {path.name for path in (study / folder).rglob("*") if path.is_file()}
