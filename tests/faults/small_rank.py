@@ -143,6 +143,11 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, said
 
 
+def python_path(*folders: Path) -> str:
+    """``PYTHONPATH`` with these folders in front."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def state_of(pid: int) -> str:
     """R, S, D: alive; T: stopped; Z, X: dead; X as well for a process that is gone."""
     try:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 import toy_committer
-from small_rank import committed, ended, is_whole, wait_for
+from small_rank import committed, ended, is_whole, python_path, wait_for
 
 from sessionwise.io.files import sha256_file
 from sessionwise.runs.lease import ALIVE, DEAD, LEASE_S, Busy, Leases
@@ -64,10 +64,12 @@ with open(os.path.join(_folder, f"seen-{os.getpid()}"), "w") as stream:
 class Clock:
     """A wall clock for other processes; ``set`` moves it in those that run as well."""
 
+    patch = PATCH
+
     def __init__(self, folder: Path, shift_s: float, speed: float) -> None:
         self.folder = folder
         folder.mkdir()
-        (folder / "sitecustomize.py").write_text(PATCH)
+        (folder / "sitecustomize.py").write_text(self.patch)
         self.set(shift_s, speed)
 
     def set(self, shift_s: float, speed: float = 1.0) -> None:
@@ -78,19 +80,29 @@ class Clock:
         return f"{shift_s} {speed}"
 
     def environment(self) -> dict[str, str]:
-        return {"PYTHONPATH": os.pathsep.join([str(self.folder), str(TOYS)]), "CLOCK": str(self.folder)}
+        return {"PYTHONPATH": python_path(self.folder, TOYS), "CLOCK": str(self.folder)}
+
+
+# A sleep that libfaketime leaves alone: while the monotonic clock is excluded it makes the usual one fail
+# (https://github.com/wolfcw/libfaketime/issues/426), and a slow clock makes it last longer.
+SLEEP = """
+import signal, time
+time.sleep = lambda seconds: signal.sigtimedwait((), seconds)
+"""
 
 
 class LibraryClock(Clock):
     """The same by libfaketime."""
+
+    patch = SLEEP
 
     def words(self, shift_s: float, speed: float) -> str:
         return f"{shift_s:+.0f}s" + (f" x{speed}" if speed != 1 else "")
 
     def environment(self) -> dict[str, str]:
         how = {"FAKETIME_TIMESTAMP_FILE": str(self.folder / "set"), "FAKETIME_NO_CACHE": "1"}
-        how |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}
-        return {"LD_PRELOAD": library() or "", "PYTHONPATH": str(TOYS), **how}
+        how |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "LD_PRELOAD": library() or ""}
+        return {**super().environment(), **how}
 
 
 def library() -> str | None:
@@ -121,7 +133,7 @@ class ToyStudy:
         (folder / "plan.json").write_text(json.dumps({**plan, "specs": [spec.to_json() for spec in self.specs]}))
 
     def start(self, clock: Clock | None = None) -> subprocess.Popen[str]:
-        environment = clock.environment() if clock else {"PYTHONPATH": str(TOYS)}
+        environment = clock.environment() if clock else {"PYTHONPATH": python_path(TOYS)}
         return subprocess.Popen(
             [sys.executable, str(TOYS / "toy_driver.py"), str(self.folder / "plan.json")],
             stdout=subprocess.PIPE,
@@ -312,6 +324,26 @@ def test_the_clock_of_other_processes_is_moved(tmp_path, way, shift_s):
     assert moved == pytest.approx([time.time() + shift_s] * 3, abs=60)
     assert of_datetime == pytest.approx(time.time() + (shift_s if way is LibraryClock else 0), abs=60)
     assert monotonic == pytest.approx(time.monotonic(), abs=60)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_clock_of_other_processes_is_slow_and_jumps(tmp_path, way):
+    clock = way(tmp_path / "clock", *CLOCKS["slow"])
+    code = "import time\nfor _ in range(3): print(time.time(), time.monotonic(), flush=True); input()"
+    environment = {**os.environ, **clock.environment()}
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    read = [process.stdout.readline().split()]
+    for shift_s in (0.0, -3600.0):
+        time.sleep(0.2)
+        clock.set(shift_s, 0.01)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        read.append(process.stdout.readline().split())
+    process.communicate("\n")
+    walls, monotonic = ([float(words[i]) for words in read] for i in (0, 1))
+    assert 0 < walls[1] - walls[0] < 0.1 < monotonic[1] - monotonic[0]
+    assert walls[2] - walls[1] == pytest.approx(-3600, abs=1)
 
 
 def test_workers_have_the_clock_of_their_command(tmp_path):

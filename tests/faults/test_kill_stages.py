@@ -18,6 +18,7 @@ from small_rank import (
     ended,
     is_whole,
     newest_step,
+    python_path,
     state_of,
     still_there,
     training_under_way,
@@ -83,7 +84,7 @@ def end_before(name: str, rank: SmallRank, study: Path, before: dict[str, tuple[
     folder = study.parent / "failpoint"
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(FAILPOINT)
-    code, said = ended(rank.start(study, PYTHONPATH=str(folder), DIE_BEFORE=name))
+    code, said = ended(rank.start(study, PYTHONPATH=python_path(folder), DIE_BEFORE=name))
     assert code == -signal.SIGKILL and "Traceback" not in said, said
     assert still_there(study, before) and name not in names(study, "."), name
 
