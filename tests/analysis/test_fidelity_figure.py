@@ -39,6 +39,10 @@ RANDOM = {
 OTHERS = {"spearman": {"mean": 0.41, "low": 0.3, "high": 0.5}, "top3": {"mean": 1.2}, "regret1": {"mean": 0.012}}
 
 
+FREE = dict.fromkeys(COSTS, 0.0)
+SOME = {"random": 0.0, "quality": 0.0, "short": 0.3, "full": 1.0}
+
+
 def summary_of(costs=COSTS, seed=0, n_heldout=4):
     rng = np.random.default_rng(seed)
     rows = []
@@ -91,11 +95,10 @@ def boxes_of(figure):
 
 
 @pytest.mark.parametrize(
-    "costs",
-    [COSTS, {**COSTS, "quality": 0.001, "own_score": 0.011, "ensemble": 0.12}, dict.fromkeys(COSTS, 0.0)],
-    ids=["usual", "wide", "free"],
+    ("costs", "seed"),
+    [(COSTS, 0), (COSTS, 1), ({**COSTS, "quality": 0.001, "own_score": 0.011, "ensemble": 0.12}, 2), (FREE, 3)],
+    ids=["usual", "others", "wide", "free"],
 )
-@pytest.mark.parametrize("seed", [0, 1])
 def test_every_name_is_readable_and_nothing_is_cut_off(costs, seed):
     figure = drawn(summary_of(costs, seed), ceiling=CEILING, random=RANDOM, target_agnostic=OTHERS)
     width, height = figure.get_size_inches() * figure.dpi
@@ -151,7 +154,7 @@ def test_means_and_intervals_are_those_of_the_summary():
 
 
 def test_without_training_and_trained_differ_without_colour_and_so_do_the_lines():
-    figure = drawn(summary_of(), ceiling=CEILING, random=RANDOM, target_agnostic=OTHERS)
+    figure = drawn(summary_of(SOME), ceiling=CEILING, random=RANDOM, target_agnostic=OTHERS)
     faces = [
         {line.get_markerfacecolor() for line in axes.lines if len(line.get_xdata()) == 1} for axes in figure.axes[:2]
     ]
@@ -172,34 +175,42 @@ def levels_in(axes):
 
 
 def test_lines_stand_at_their_levels_and_unknown_ones_are_not_drawn():
-    figure = drawn(summary_of(), ceiling={**CEILING, "top3": None}, random=RANDOM, target_agnostic=OTHERS)
+    figure = drawn(summary_of(SOME), ceiling={**CEILING, "top3": None}, random=RANDOM, target_agnostic=OTHERS)
     for i, wanted in enumerate(([0.0, 0.41, 0.93], [0.6, 1.2], [0.001, 0.012, 0.02])):
         assert levels_in(figure.axes[2 * i]) == levels_in(figure.axes[2 * i + 1]) == wanted
-    bare = drawn(summary_of())
+    bare = drawn(summary_of({"a": 0.1}))
     assert all(levels_in(axes) == [] for axes in bare.axes) and not bare.legends
-    unknown = drawn(summary_of(), ceiling={"spearman": None, "reason": "one seed"})
-    assert not unknown.legends
+
+
+def test_an_unknown_ceiling_is_not_in_the_legend():
+    figure = drawn(summary_of({"a": 0.1}), ceiling={"spearman": None, "reason": "one seed"})
+    assert not figure.legends and all(levels_in(axes) == [] for axes in figure.axes)
 
 
 def test_final_regret_is_a_panel_of_its_own_for_those_who_have_it():
     given = {"short": {"mean": 0.002, "low": -0.001, "high": 0.005}, "quality": -0.003}
-    figure = drawn(summary_of(), final_regret=given)
+    figure = drawn(summary_of(SOME), final_regret=given)
     assert len(figure.axes) == 8 and figure.axes[6].get_ylabel().startswith("final regret")
     free, trained = (points_in(axes) for axes in figure.axes[6:])
     assert {name: y for name, (_, y) in {**free, **trained}.items()} == {"quality": -0.003, "short": 0.002}
     assert levels_in(figure.axes[6]) == [0]
-    rows = [{**row, "final_regret": {"mean": 0.1, "low": None, "high": None}} for row in summary_of()]
-    assert len(points_in(drawn(rows).axes[7])) == 9
+
+
+def test_final_regret_of_the_summary():
+    (row,) = summary_of({"short": 0.3})
+    figure = drawn([{"method": "short", "cost_share": 0.3, "final_regret": {**row["regret1"], "mean": 0.1}}])
+    assert [points_in(axes)["short"][1] for axes in figure.axes] == [0.1]
 
 
 def test_another_k():
-    rows = [{**row, "top5": {"mean": 4.0, "low": None, "high": None}} for row in summary_of()]
-    figure = drawn(rows, k=5)
-    assert figure.axes[2].get_ylabel().startswith("top-5") and points_in(figure.axes[2])["trials"][1] == 4
+    row = {"method": "a", "cost_share": 0.0, "top3": {"mean": 2.0}, "top5": {"mean": 4.0, "low": None, "high": None}}
+    (axes,) = drawn([row], k=5).axes
+    assert axes.get_ylabel().startswith("top-5") and points_in(axes) == {"a": (0.0, 4.0)}
+    assert fidelity_figure([row], k=7) is None
 
 
 def test_an_unknown_cost_is_named_and_an_unknown_value_is_no_point():
-    summary = summary_of({**COSTS, "dear": None})
+    summary = summary_of({**SOME, "dear": None})
     for row in summary:
         if row["method"] == "short":
             row["spearman"] = {"mean": None, "low": None, "high": None, "n": 0, "reason": "constant"}
@@ -212,7 +223,6 @@ def test_an_unknown_cost_is_named_and_an_unknown_value_is_no_point():
 def test_nothing_to_draw_is_no_figure_and_two_rows_of_a_method_are_refused():
     assert fidelity_figure([]) is None
     assert fidelity_figure(summary_of({"dear": None})) is None
-    assert fidelity_figure(summary_of(), k=7) is not None
     summary = summary_of({"a": 0.1})
     with pytest.raises(DataError, match="a method in two rows"):
         fidelity_figure([*summary, *summary])
@@ -224,15 +234,14 @@ def test_nothing_to_draw_is_no_figure_and_two_rows_of_a_method_are_refused():
 )
 def test_odd_studies_are_drawn_inside_the_figure(costs):
     figure = drawn(summary_of(costs, n_heldout=1), ceiling=CEILING)
-    for form in ("svg", "png", "pdf"):
-        assert len(render(figure, form)) > 1000
+    assert render(figure, "svg").startswith(b"<?xml")
     with style():
         box = figure.get_tightbbox()
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.get_size_inches()[0]
 
 
 def test_the_same_input_gives_the_same_bytes():
-    first, second = (render(drawn(summary_of(), random=RANDOM), "svg") for _ in range(2))
+    first, second = (render(drawn(summary_of({"a": 0.0, "b": 0.1}), random=RANDOM), "svg") for _ in range(2))
     assert first == second
 
 

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -132,8 +135,9 @@ class _Drawing:
         self._legend()
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
+        renderer = FigureCanvasAgg(self.figure).get_renderer()
         for measure, axes in zip(self.panels, self.axes, strict=True):
-            self._name_points(measure, axes)
+            self._name_points(measure, axes, renderer)
         return self.figure
 
     def _costs(self, inches: float) -> None:
@@ -209,19 +213,21 @@ class _Drawing:
         if entries:
             self.figure.legend(handles=entries, loc="outside lower center", ncols=len(entries))
 
-    def _name_points(self, measure: str, axes: Sequence[Axes]) -> None:
+    def _name_points(self, measure: str, axes: Sequence[Axes], renderer: RendererBase) -> None:
         """Write every point's name beside it, where it covers nothing; a thin line where it had to go further."""
         points = []
         for row in self.free + self.trained:
             value = _value(row, measure)
             if value is not None:
                 part = axes[0 if row in self.free else -1]
-                points.append(_Point.of(part, row["method"], self.place[row["method"]], value))
+                points.append(_Point.of(part, row["method"], self.place[row["method"]], value, renderer))
         boxes = [part.get_window_extent() for part in axes]
         frame = np.array([boxes[0].x0 + 2, boxes[0].y0 + 2, boxes[-1].x1 - 1, boxes[0].y1])
         levels = [v["mean"] for v in (_value(line, measure) for line in self.lines.values()) if v]
         heights = np.array([axes[0].transData.transform((0, level))[1] for level in levels])
-        lines = np.array([[frame[0], y - 1, frame[2], y + 1] for y in heights]).reshape(-1, 4)
+        across = [[frame[0], y - 1, frame[2], y + 1] for y in heights]
+        between = [[a.x1, a.y0, b.x0, a.y1] for a, b in pairwise(boxes)]
+        lines = np.array([*across, *between]).reshape(-1, 4)
         for point, box in zip(points, place_labels(points, frame, lines), strict=True):
             point.write(box, self.figure.dpi)
 
@@ -268,7 +274,7 @@ class _Point:
     size: tuple[float, float]
 
     @classmethod
-    def of(cls, axes: Axes, method: str, x: float, value: Value) -> _Point:
+    def of(cls, axes: Axes, method: str, x: float, value: Value, renderer: RendererBase) -> _Point:
         halo = [patheffects.withStroke(linewidth=1.8, foreground="white")]
         text = axes.annotate(
             label(method, _LONGEST_NAME),
@@ -282,7 +288,7 @@ class _Point:
             zorder=5,
             path_effects=halo,
         )
-        extent = text.get_window_extent()
+        extent = text.get_window_extent(renderer)
         low, high = (v if v is not None else value["mean"] for v in (value.get("low"), value.get("high")))
         ends = axes.transData.transform([(x, low), (x, high), (x, value["mean"])])
         bar = np.array([ends[0, 0] - 1, ends[0, 1], ends[1, 0] + 1, ends[1, 1]])
@@ -334,8 +340,8 @@ def place_labels(points: Sequence[_Point], frame: Floats, lines: Floats) -> list
             boxes = np.array([candidates[j][chosen[j]] for j in others]).reshape(-1, 4)
             cost = fixed[i] + 60 * _touches(candidates[i], boxes, _GAP).sum(axis=1)
             starts = np.array([at[j] for j in others]).reshape(-1, 2)
-            ends = np.array([nearest(candidates[j][chosen[j]], at[j]) for j in others]).reshape(-1, 2)
-            mine = np.array([nearest(box, at[i]) for box in candidates[i]])
+            ends = nearest(boxes, starts)
+            mine = nearest(candidates[i], at[i])
             cost = cost + 12 * _crossings(at[i], mine, starts, ends) + 12 * _through(at[i], mine, boxes)
             cost = cost + 12 * _covered(candidates[i], starts, ends)
             chosen[int(i)] = int(np.argmin(cost))
@@ -344,9 +350,9 @@ def place_labels(points: Sequence[_Point], frame: Floats, lines: Floats) -> list
     return [candidates[i][chosen[i]] for i in range(len(points))]
 
 
-def nearest(box: Floats, point: Floats) -> Floats:
-    """The place in a box that is nearest to a point."""
-    return np.clip(point, box[:2], box[2:])
+def nearest(boxes: Floats, points: Floats) -> Floats:
+    """The places (..., 2) in boxes (..., 4) that are nearest to points (..., 2)."""
+    return np.clip(points, boxes[..., :2], boxes[..., 2:])
 
 
 def _candidates(point: _Point, frame: Floats) -> Floats:
@@ -361,11 +367,11 @@ def _candidates(point: _Point, frame: Floats) -> Floats:
 
 def _fixed_cost(i: int, boxes: Floats, at: Floats, markers: Floats, bars: Floats, lines: Floats) -> Floats:
     """What a place costs whatever the other names do: distance, and what it covers."""
-    ends = np.array([nearest(box, at) for box in boxes])
+    ends = nearest(boxes, at)
     distance = np.hypot(*(ends - at).T) - _RADIUS
     others = np.delete(markers, i, axis=0)
     cost = 0.3 * np.maximum(distance, 0) + 60 * _touches(boxes, markers, 0.5).sum(axis=1)
-    cost += 10 * _touches(boxes, bars, 1.0).sum(axis=1) + 1.5 * _touches(boxes, lines, 0.0).sum(axis=1)
+    cost += 10 * _touches(boxes, bars, 1.0).sum(axis=1) + 3.5 * _touches(boxes, lines, 0.0).sum(axis=1)
     cost += 20 * _through(at, ends, others)
     # A line along the point's own bar is not seen.
     cost += 6 * ((np.abs(ends - at)[:, 0] < 3) & (distance > 8))
