@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from small_rank import (
-    SmallRank,
     committed,
     ended,
     is_whole,
@@ -32,19 +31,20 @@ def test_each_signal_amid_a_training_and_the_same_bytes_in_the_end(small_rank, t
     study = tmp_path / "study"
     steps: dict[str, int] = {}
     before: dict[str, tuple[int, int]] = {}
-    for number in SIGNALS:
-        stop_amid_a_training(small_rank, study, number, steps)
+    for number, on in zip(SIGNALS, ("processes:2", "processes:1") * 2, strict=True):
+        stop_amid_a_training(small_rank.start(study, on), study, number, steps)
         assert still_there(study, before), number.name
         before = committed(study)
     assert len(before) < 6 and not (study / "rankings").exists()
-    code, said = ended(small_rank.start(study, "processes:2"))
+    code, said = ended(small_rank.start(study))
     assert code == 0 and "Traceback" not in said, said
     is_whole(study, before, small_rank)
 
 
-def stop_amid_a_training(rank: SmallRank, study: Path, number: signal.Signals, steps: dict[str, int]) -> None:
+def stop_amid_a_training(
+    process: subprocess.Popen[str], study: Path, number: signal.Signals, steps: dict[str, int]
+) -> None:
     """One command and one signal; ``steps``: the newest checkpoints of trainings that were stopped before."""
-    process = rank.start(study, "processes:2")
     with training_under_way(process, study, after=steps) as moment:
         children = workers(process.pid)
         assert moment.pid in children
