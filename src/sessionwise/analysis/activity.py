@@ -173,10 +173,12 @@ def _half_weights(n_trials: int, halves: int, rng: np.random.Generator) -> Float
 class _Moments:
     """Weighted sums over trials, D draws: ``average`` and ``second`` (D, T, T), ``poisson`` (D, T), ``rate`` (N,).
 
-    ``average``: mean product over pairs of different trials; ``second``: mean product within a trial.
+    ``average``: mean product over pairs of different trials; ``second``: mean product within a trial;
+    ``covariance``: over trials, unbiased.
     """
 
     average: Floats
+    covariance: Floats
     second: Floats
     poisson: Floats
     rate: Floats
@@ -188,12 +190,11 @@ def _kernels(counts: np.ndarray, weights: Floats) -> list[Kernels]:
 
 def _kernels_of(moments: _Moments) -> list[Kernels]:
     found = []
-    for average, second, poisson in zip(moments.average, moments.second, moments.poisson, strict=True):
-        covariance = second - average
-        covariance[np.diag_indices_from(covariance)] -= poisson
+    m = moments
+    for average, covariance, second, poisson in zip(m.average, m.covariance, m.second, m.poisson, strict=True):
         rounding = _ROUNDING * second.diagonal().max()
         centred = average - average.mean(axis=0) - average.mean(axis=1, keepdims=True) + average.mean()
-        both = [(kernel + kernel.T) / 2 for kernel in (centred, covariance)]
+        both = [(kernel + kernel.T) / 2 for kernel in (centred, covariance - np.diag(poisson))]
         found.append(Kernels(*(np.where(np.abs(kernel) > rounding, kernel, 0) for kernel in both)))
     return found
 
@@ -218,6 +219,7 @@ def _moments(counts: np.ndarray, weights: Floats) -> _Moments:
     shape = (n_draws, n_bins, n_bins)
     return _Moments(
         average=((products - own) / (total**2 - squares)).reshape(shape),
+        covariance=((within * total - products) / (total**2 - squares)).reshape(shape),
         second=(within / total).reshape(shape),
         poisson=by_unit @ root / total + root**2 @ rate,
         rate=rate,
