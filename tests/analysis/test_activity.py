@@ -193,6 +193,14 @@ def test_two_halves_of_a_session_are_more_alike_than_sessions_of_other_latencies
     assert alike[apart].mean() < 0.7 * np.diagonal(alike).mean()
 
 
+def test_a_kernel_that_rounding_alone_keeps_from_being_flat_is_like_nothing() -> None:
+    counts = np.zeros((31, 9, 7), np.uint8)
+    counts[:, 4] = poisson(1.0, (31, 1, 7))[:, 0]
+    found = kernels(counts)
+    assert np.abs(off_diagonal(found.average)).max() > 0
+    assert similarity(found, found) == 0
+
+
 def test_other_bins_are_refused() -> None:
     with pytest.raises(DataError, match="5 and 6 bins"):
         similarity(kernels(poisson(1.0, (4, 5, 3))), kernels(poisson(1.0, (4, 6, 3))))

@@ -101,6 +101,9 @@ def similarity(a: Kernels, b: Kernels) -> float:
     where there is none; divide by ``sqrt(reliability)`` of both for the value without noise. 0 also where a kernel is
     flat, as with silent units.
 
+    Differences that a new linear stitcher absorbs count as well, such as the share of units in each area: recordings of
+    equal latencies differ in similarity by more than its sampling error. A difference is no proof of closeness.
+
     Raises DataError where the numbers of bins differ.
     """
     if a.n_bins != b.n_bins:
