@@ -13,7 +13,9 @@ sys.path.append(str(TOYS))
 
 @pytest.fixture(scope="session")
 def small_rank(toy_store: Path, tmp_path_factory: pytest.TempPathFactory):
-    """The command ``rank`` with trainings of half a second, and the bytes that it makes undisturbed."""
+    """The command ``rank`` with short trainings, and the bytes that it makes undisturbed."""
     from small_rank import SmallRank
 
-    return SmallRank(toy_store, tmp_path_factory.mktemp("small-rank"))
+    rank = SmallRank(toy_store, tmp_path_factory.mktemp("small-rank"))
+    yield rank
+    rank.close()

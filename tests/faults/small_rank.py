@@ -1,4 +1,4 @@
-"""The command ``rank`` with trainings of half a second: started, looked at and met at a chosen moment, compared.
+"""The command ``rank`` with short trainings: started, looked at and met at a chosen moment, compared.
 
 A moment is known by what is stored: a lease of a run of a kind, held by a process that lives, and a checkpoint in its
 work folder. Its holder is stopped (SIGSTOP) before it is looked at again, so the moment stays while a test acts.
@@ -46,6 +46,7 @@ class SmallRank:
         asked = ["--heldout", "sim-heldout-0", "--pool", "sim-00,sim-01", "--preset", "tiny", "--seeds", "10"]
         self.rank = ["rank", str(store), *asked, *settings]
         self._folder = folder
+        self._started: list[subprocess.Popen[str]] = []
 
     @cached_property
     def whole(self) -> Path:
@@ -62,7 +63,7 @@ class SmallRank:
 
     def start(self, study: Path, on: str = "processes:1", **environment: str) -> subprocess.Popen[str]:
         """The command, in a process group of its own."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "sessionwise.cli", *self.rank, "--on", on, "--to", str(study)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -70,6 +71,15 @@ class SmallRank:
             env={**os.environ, "SESSIONWISE_CHECKPOINT_SECONDS": "0", **environment},
             start_new_session=True,
         )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End the commands that a failed test left behind; their workers end with them."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
 
 @dataclass(frozen=True)
