@@ -29,7 +29,7 @@ from sessionwise.runs.spec import is_key
 from sessionwise.runs.store import RunStore
 from sessionwise.runs.verify import verify_study
 
-STEPS = {"train": 80, "finetune": 80, "baseline": 20}
+STEPS = {"train": 60, "finetune": 60, "baseline": 20}
 WIDTHS = {"token_width": 8, "width": 8, "feedforward": 8, "heads": 2, "blocks": 1}
 LIMIT_S = 120.0
 _T = TypeVar("_T")
@@ -41,7 +41,7 @@ class SmallRank:
     def __init__(self, store: Path, folder: Path) -> None:
         changes = {f"model.{name}": value for name, value in WIDTHS.items()}
         for kind, steps in STEPS.items():
-            changes |= {f"{kind}.steps": steps, f"{kind}.validations": 2}
+            changes |= {f"{kind}.steps": steps, f"{kind}.validations": 1}
         settings = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
         asked = ["--heldout", "sim-heldout-0", "--pool", "sim-00,sim-01", "--preset", "tiny", "--seeds", "10"]
         self.rank = ["rank", str(store), *asked, *settings]
