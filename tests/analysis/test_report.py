@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from sessionwise.analysis import pages
+from sessionwise.analysis import figures, pages
 from sessionwise.analysis.report import report_of_study, write_report
 from sessionwise.analysis.tables import ranking_csv
 from sessionwise.errors import DataError, UsageError
@@ -92,6 +92,11 @@ def test_figures_come_in_three_forms(hostile):
     for name in ("scores", "differences", "seeds", "trials", "units", "horizon", "curves", "comparison"):
         svg, pdf, png = ((folder / "figures" / f"{name}.{form}").read_bytes() for form in ("svg", "pdf", "png"))
         assert svg.startswith(b"<?xml") and pdf.startswith(b"%PDF") and png.startswith(b"\x89PNG")
+
+
+def test_there_is_no_horizon_where_nothing_was_ranked():
+    assert figures.horizon({"horizon": {"steps_ahead": []}}) is None
+    assert figures.horizon({"horizon": {"steps_ahead": [1, 2], "baseline": [0.1, 0.05]}}) is not None
 
 
 def test_the_same_input_gives_the_same_bytes(make_ranking, make_comparison, tmp_path, monkeypatch):

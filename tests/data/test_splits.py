@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,6 +24,7 @@ from sessionwise.data.splits import (
     TestSeal,
     Windows,
     make_split,
+    numbers,
     overlap_of,
     overlap_share,
     part_hash,
@@ -434,3 +436,10 @@ def test_a_recorded_split_of_a_stored_session(tmp_path: Path) -> None:
 def test_another_kind_of_split_is_refused() -> None:
     with pytest.raises(UsageError, match=r"split: 'sorted'; need random \| blocked \| recorded"):
         make_split("S", np.arange(20), 0, "sorted")  # type: ignore[arg-type]
+
+
+@given(st.sets(st.integers(0, 40)))
+def test_trial_numbers_can_be_read_again(ids):
+    runs = [[int(end) for end in run.split("-")] for run in numbers(np.array(sorted(ids), dtype=int)).split()]
+    assert [i for run in runs for i in range(run[0], run[-1] + 1)] == sorted(ids)
+    assert all(b[0] > a[-1] + 1 for a, b in pairwise(runs))

@@ -1,13 +1,15 @@
 """Every crash point of a commit path, by exhaustion: a process is killed just before its n-th change of the disk.
 
-``python crash_points.py SCENARIO FOLDER`` (the toy modules of ``tests/runs`` on its path) imports what the scenario
-needs once, then forks for each n: a child that does the work and kills itself (half of a write reaches the disk), and
-a child that looks at what is left, does the same work again and compares. It prints one JSON line: the number of
-points, and what was wrong at which of them.
+``python crash_points.py SCENARIO FOLDER killed`` (the toy modules of ``tests/runs`` on its path) imports what the
+scenario needs once, then forks for each n: a child that does the work and kills itself (half of a write reaches the
+disk), and a child that looks at what is left, does the same work again and compares. It prints one JSON line: the
+number of points, and what was wrong at which of them. With ``full`` in place of ``killed`` the process lives, and from
+the n-th change on nothing more can be written: it has to end with the error that says so.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
 import itertools
@@ -25,7 +27,7 @@ from typing import Any
 import toy_study
 from toy_committer import toy_spec
 
-from sessionwise.errors import SessionwiseWarning
+from sessionwise.errors import EnvironmentProblem, IntegrityError, SessionwiseWarning
 from sessionwise.io import files
 from sessionwise.runs import lease
 from sessionwise.runs.checkpoints import checkpoint_step, latest_checkpoint, save_checkpoint
@@ -34,7 +36,8 @@ from sessionwise.runs.store import RunStore
 from sessionwise.runs.survey import is_study
 from sessionwise.runs.verify import verify_study
 
-CHANGES = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.link", "os.truncate", "fcntl.flock"}
+GROWING = {"os.rename", "os.mkdir", "os.link"}  # changes that need space, as do new files, writes and flushes
+CHANGES = {*GROWING, "os.rmdir", "os.remove", "os.truncate", "fcntl.flock"}
 MOST = 2000
 
 
@@ -51,24 +54,34 @@ class HalfWriter(io.FileIO):
 
 count = itertools.count(1)
 last = 0
+full = False
+refused: list[int] = []
 
 
-def step(half: Callable[[], object] = lambda: None) -> None:
+def step(half: Callable[[], object] = lambda: None, *, grows: bool = True) -> None:
     """One change of the disk is about to happen."""
-    if next(count) == last:
+    if full and not grows:
+        return
+    at = next(count)
+    if full and at >= last:
+        if at == last:
+            half()
+        refused.append(at)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if at == last:
         half()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_at(position: int) -> None:
-    """Kill this process just before its n-th change of the disk."""
-    global last
-    last = position
+def fault_at(position: int, *, fill: bool) -> None:
+    """Kill this process just before its n-th change of the disk, or let the disk be full from there on."""
+    global last, full
+    last, full = position, fill
     real_open, real_write = io.open, os.pwrite
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
         if event in CHANGES:
-            step()
+            step(grows=event in GROWING)
         elif event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_CREAT | os.O_TRUNC):
             step()
 
@@ -85,6 +98,21 @@ def die_at(position: int) -> None:
     files.open = open_  # type: ignore[attr-defined]
     os.fsync, os.pwrite = sync, pwrite
     sys.addaudithook(audit)
+
+
+def meet_fault(folder: Path, work: Callable[[Path], None], position: int, *, fill: bool) -> None:
+    """Do the work up to the fault. On a full disk only a typed error may come of it; a killed process says nothing."""
+    fault_at(position, fill=fill)
+    try:
+        work(folder)
+    except EnvironmentProblem as error:
+        if not refused or "space" not in str(error):
+            raise
+    except IntegrityError:  # what is damaged is named, and cannot be set aside
+        if not refused:
+            raise
+    if refused:
+        os.kill(os.getpid(), signal.SIGKILL)  # told apart from a work that met no fault
 
 
 # ---- scenarios: prepare a folder, do the work ----------------------------------------------------
@@ -224,13 +252,17 @@ def results_before(folder: Path) -> None:
             files.write_json(folder / name, {"old": True})
 
 
+def empty_study(folder: Path) -> None:
+    """A study without runs."""
+    (folder / "runs").mkdir()
+
+
 def open_test_trials(folder: Path) -> None:
     """An entry in the ledger of openings."""
     from sessionwise.data.splits import TestSeal
 
     if not (folder / "test-openings" / f"{toy_spec(0).key}.json").exists():
         TestSeal(folder / "test-openings", toy_spec(0).key, "final").record("s", "0" * 64)
-    (folder / "runs").mkdir(exist_ok=True)
 
 
 def _document(seed: int = 0) -> dict[str, Any]:
@@ -264,7 +296,7 @@ SCENARIOS: dict[str, Scenario] = {  # name: what is there before, the work, what
     "ranking": (nothing, save_rankings, nothing),
     "report": (reported_before, write_a_report, nothing),
     "results": (results_before, write_results, nothing),
-    "ledger": (nothing, open_test_trials, nothing),
+    "ledger": (empty_study, open_test_trials, nothing),
 }
 
 
@@ -316,8 +348,8 @@ def recover(folder: Path, scenario: Scenario, whole: dict[str, bytes | None], al
     assert not list(folder.rglob(".tmp-*"))
 
 
-def exhaust(name: str, root: Path) -> dict[str, Any]:
-    """All crash points of one scenario."""
+def exhaust(name: str, root: Path, *, fill: bool) -> dict[str, Any]:
+    """All points of one scenario."""
     before, work, _ = scenario = SCENARIOS[name]
     template, reference = root / "template", root / "reference"
     template.mkdir(parents=True)
@@ -329,7 +361,7 @@ def exhaust(name: str, root: Path) -> dict[str, Any]:
     for position in range(1, MOST):
         folder = root / str(position)
         shutil.copytree(template, folder)
-        died = in_child(lambda: (die_at(position), work(folder)))  # type: ignore[func-returns-value]  # noqa: B023
+        died = in_child(lambda: meet_fault(folder, work, position, fill=fill))  # noqa: B023
         if died not in ("", "killed"):
             wrong[position] = died
         if problem := in_child(lambda: recover(folder, scenario, whole, problems)):  # noqa: B023
@@ -365,9 +397,9 @@ def warm_up(name: str, root: Path) -> None:
 
 def main() -> None:
     """See the module's first lines."""
-    name, root = sys.argv[1], Path(sys.argv[2])
+    name, root, fault = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     warm_up(name, root)
-    print(json.dumps(exhaust(name, root)))
+    print(json.dumps(exhaust(name, root, fill=fault == "full")))
 
 
 if __name__ == "__main__":

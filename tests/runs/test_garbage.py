@@ -11,7 +11,7 @@ from toy_committer import toy_spec
 from toy_study import make_study, tree
 
 from sessionwise.errors import UsageError
-from sessionwise.io.files import temporary_owner_lives
+from sessionwise.io.files import temporary_owner_lives, write_json
 from sessionwise.runs.garbage import collect_garbage
 from sessionwise.runs.verify import verify_study
 
@@ -99,6 +99,23 @@ def test_what_stays_says_why(study):
     assert [one.path for one in collect_garbage(study, corrupt=True) if not one.kept] == [aside]
     (gone,) = [one.path for one in collect_garbage(study, elsewhere=True) if not one.kept]
     assert gone.name.startswith(".tmp-") and lease.exists() and not aside.exists()
+
+
+def test_tasks_of_a_cluster_go_when_all_their_runs_are_stored_and_each_has_ended(study):
+    def array(name: str, seeds: list[list[int]], ended: int) -> Path:
+        folder = study / "runs" / ".slurm" / name
+        (folder / "jobs").mkdir(parents=True)
+        write_json(folder / "array.json", {"tasks": [[toy_spec(seed).key for seed in task] for task in seeds]})
+        for task in range(ended):
+            (folder / "jobs" / f"7_{task}_0_result.pkl").touch()
+        return folder
+
+    over = array("over", [[0], [1]], 2)
+    array("ending", [[0], [1]], 1)
+    array("a run is missing", [[0], [6]], 2)
+    (study / "runs" / ".slurm" / "odd").mkdir()
+    assert [(one.kind, one.path, one.kept) for one in collect_garbage(study)] == [("tasks", over, None)]
+    assert not over.exists() and len(list((study / "runs" / ".slurm").iterdir())) == 3
 
 
 def test_a_run_under_way_keeps_its_checkpoints_and_so_does_one_whose_result_is_damaged(study):

@@ -82,6 +82,7 @@ def test_typed_errors_survive_the_pipe(kind):
         (IntegrityError("a", "b"), "refused"),
         (LeakageError("a", "b"), "refused"),
         (MemoryError(), "lost"),
+        (OSError(errno.ENOMEM, "no memory"), "lost"),
         (Stopped("a", "b"), "stopped"),
     ],
 )

@@ -284,6 +284,11 @@ def close_store(toy_store, tmp_path_factory):
     return store.path
 
 
+def trials_in(text):
+    ends = [[int(end) for end in run.split("-")] for run in text.split()]
+    return [number for run in ends for number in range(run[0], run[-1] + 1)]
+
+
 def test_a_study_in_blocks_says_what_is_left_and_what_is_shared(recipe, close_store, tmp_path):
     studies = {kind: prepare(recipe(split=kind), tmp_path / kind, close_store) for kind in ("random", "blocked")}
     documents = {kind: read_json(tmp_path / kind / "study.json") for kind in studies}
@@ -296,6 +301,9 @@ def test_a_study_in_blocks_says_what_is_left_and_what_is_shared(recipe, close_st
         assert sizes["purged"] == len(found.purged) > 0 and sizes["train"] == len(found.train)
         assert sum(sizes.values()) == sum(random["splits"][name].values())
         assert studies["blocked"].layout.trials[name][1] == sizes["train"]
+        listed = {part: trials_in(text) for part, text in blocked["trials"]["0"][name].items()}
+        own = studies["blocked"].sessions.info(name).trial_ids
+        assert listed == {part: sorted(own[found.part(part)].tolist()) for part in ("train", "validation", "test")}
     assert "split into blocks of time" in studies["blocked"].layout.notes[0] and not studies["random"].layout.notes
     for kind, study in studies.items():
         plan = study.plan(0, HELD[0])

@@ -212,8 +212,8 @@ def horizon(ranking: Ranking) -> Figure | None:
     """Score against the number of bins predicted ahead."""
     known = ranking.get("horizon") or {}
     steps = known.get("steps_ahead") or []
-    lines = [(n, t, s) for n, t, s in _HORIZON if len(known.get(n) or ()) == len(steps) and some(known[n])]
-    if not steps or not lines:
+    lines = [(n, t, s) for n, t, s in _HORIZON if n in known and len(known[n]) == len(steps) and some(known[n])]
+    if not lines:
         return None
     figure, axes = new_figure(4.2, 3.4)
     for name, text, look in lines:

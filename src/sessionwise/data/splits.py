@@ -120,6 +120,13 @@ def windows_of(info: SessionInfo) -> Windows | None:
     return None
 
 
+def numbers(trial_ids: np.ndarray) -> str:
+    """Trial numbers for people and files: ascending, runs of them shortened, such as ``"0-3 5 8-9"``."""
+    ids = np.unique(trial_ids)
+    runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1) if len(ids) else []
+    return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
 def part_hash(
     trial_hashes: Sequence[str], trial_ids: Sequence[int] | np.ndarray, positions: np.ndarray, about: Mapping[str, Any]
 ) -> str:

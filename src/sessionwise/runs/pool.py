@@ -212,6 +212,9 @@ class Pool:
                 yield worker, message
             if closed:
                 yield worker, {"died": self._bury(worker)}
+            elif any(message.get("reply") == "lost" for message in messages):
+                worker.ready = False  # a process that ran out of memory is not kept: a new one has what is free
+                self._remove(worker)
         for worker in list(self.workers):
             if worker.ended:
                 yield worker, {"died": self._bury(worker)}

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sessionwise.errors import UsageError
-from sessionwise.io.files import is_temporary_name, temporary_owner_lives
+from sessionwise.errors import SessionwiseError, UsageError
+from sessionwise.io.files import MANIFEST, is_temporary_name, read_json, temporary_owner_lives
 from sessionwise.runs.lease import ALIVE, DEAD, UNKNOWN, peek
 from sessionwise.runs.spec import is_key
 from sessionwise.runs.store import ASKED
@@ -26,8 +26,8 @@ _ASIDE = re.compile(r"\.corrupt-([0-9a-f]{64})-[0-9a-f]{8}")
 class Leftover:
     """Something of ours that no command reads as a result.
 
-    kind: "temporary", "lease", "work" and "record" (checkpoints and a failure of a run that is committed now), or
-    "set aside" (a run that did not verify).
+    kind: "temporary", "lease", "work" and "record" (checkpoints and a failure of a run that is committed now), "tasks"
+    (of a cluster, whose runs are all stored), or "set aside" (a run that did not verify).
     owner: "alive", "dead", or "unknown": of another host, boot or container.
     """
 
@@ -75,6 +75,19 @@ def leftovers(folder: Path) -> Iterator[Leftover]:
             if key != path.name and is_key(key) and (runs / key).is_dir() and not path.is_symlink():
                 held = peek(runs / LOCKS / key)
                 yield Leftover(kind, path, held.state if held else DEAD)
+    for path in entries(runs / ARRAYS):
+        if path.is_dir() and not path.is_symlink() and _tasks_ended(path, runs):
+            yield Leftover("tasks", path, DEAD)
+
+
+def _tasks_ended(array: Path, runs: Path) -> bool:
+    """Whether all runs of an array of tasks are stored, and every task wrote its last file."""
+    try:
+        tasks = read_json(array / "array.json")["tasks"]
+        stored = all((runs / key / MANIFEST).is_file() for keys in tasks for key in keys if is_key(key))
+        return stored and len(list((array / "jobs").glob("*_result.pkl"))) >= len(tasks)
+    except (SessionwiseError, KeyError, TypeError):
+        return False  # half written, or not ours
 
 
 def entries(folder: Path) -> list[Path]:

@@ -137,9 +137,9 @@ def perform(spec: RunSpec, store: RunStore, work: WorkFunction, report: Reporter
         return {"reply": "busy", "holder": busy.found}
     except Stopped:
         return {"reply": "stopped"}
-    except MemoryError as error:
-        return {"reply": "lost", "reason": f"out of memory ({error})"}
     except Exception as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return {"reply": "lost", "reason": f"out of memory ({error})"}
         if _is_stored(spec, store):  # another process took our lease over, and was quicker
             return {"reply": "stored"}
         return _reply_to(error)

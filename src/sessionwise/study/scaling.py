@@ -30,7 +30,7 @@ from sessionwise.analysis.results import (
 )
 from sessionwise.data.metadata import read_metadata
 from sessionwise.data.simulate import read_truth, simulate_pool, write_truth
-from sessionwise.data.splits import shared_bins
+from sessionwise.data.splits import PARTS, numbers, shared_bins
 from sessionwise.data.store import SessionStore, create_store, open_store
 from sessionwise.errors import Problems, SessionwiseError, UsageError, raise_all
 from sessionwise.io.code import code_version
@@ -292,8 +292,17 @@ def _document(study: Study, identity: Mapping[str, Any]) -> dict[str, Any]:
         },
         "sources": {i: dict(d.meta.source) for i, d in data.items()},
         "splits": {i: d.split.sizes for i, d in data.items()},
+        "trials": {str(seed): _trials(study, ids, seed) for seed in layout.split_seeds},
         "shared_bins": {i: shared_bins(d.meta, d.split) for i, d in data.items()},
         "truth": truth and {"closeness": truth["closeness"], "bad": truth["bad"]},
+    }
+
+
+def _trials(study: Study, ids: Sequence[str], seed: int) -> dict[str, dict[str, str]]:
+    """Which trials of each session are in which part, by their numbers in the recording."""
+    data = {i: study.sessions.load(i, seed, study.layout.recipe.split) for i in ids}
+    return {
+        i: {part: numbers(np.asarray(d.meta.trial_ids)[d.split.part(part)]) for part in PARTS} for i, d in data.items()
     }
 
 

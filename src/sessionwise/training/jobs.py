@@ -239,6 +239,9 @@ def _finetune_together(specs: Sequence[RunSpec], store: RunStore, report: Callab
         under_way = [(job, course) for job, course in under_way if not course.ended]
 
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")  # the last one is oneDNN's
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Compute with one thread, and tell a lack of memory by its type."""
@@ -247,7 +250,7 @@ def _one_thread() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch has no one type for it: a lost run is tried again, a raised one is not
-        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+        if any(words in str(error) for words in _NO_MEMORY):
             raise MemoryError(str(error)) from error
         raise
     finally:
