@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from sessionwise.data.simulate import simulate_pool as simulate_pool
     from sessionwise.data.store import create_store as create_store
     from sessionwise.data.store import open_store as open_store
+    from sessionwise.selection.rankers import rank as rank
+    from sessionwise.selection.rankers import rank_many as rank_many
     from sessionwise.selection.ranking import Ranking as Ranking
     from sessionwise.selection.ranking import open_ranking as open_ranking
-    from sessionwise.selection.ranking import rank as rank
-    from sessionwise.selection.ranking import rank_many as rank_many
     from sessionwise.study.recipe import load_recipe as load_recipe
     from sessionwise.study.recipe import make_recipe as make_recipe
     from sessionwise.study.scaling import run_study as run_study
@@ -49,8 +49,8 @@ _PUBLIC = {  # name -> module that defines it
     "simulate_pool": "sessionwise.data.simulate",
     "Ranking": "sessionwise.selection.ranking",
     "open_ranking": "sessionwise.selection.ranking",
-    "rank": "sessionwise.selection.ranking",
-    "rank_many": "sessionwise.selection.ranking",
+    "rank": "sessionwise.selection.rankers",
+    "rank_many": "sessionwise.selection.rankers",
     "load_recipe": "sessionwise.study.recipe",
     "make_recipe": "sessionwise.study.recipe",
     "run_study": "sessionwise.study.scaling",

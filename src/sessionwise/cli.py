@@ -91,6 +91,9 @@ def rank_command(
     store: StorePath,
     heldout: Annotated[str, typer.Option(metavar="ID[,ID]", help="Session(s) to rank the pool for.")],
     to: StudyPath,
+    method: Annotated[
+        str, typer.Option(help="full (the paper's procedure) | short | small_proxy | ...; docs/rankers.md has them all")
+    ] = "full",
     pool: Annotated[
         str | None, typer.Option(metavar="ID,...|FILTER", help="Ids, or a filter: 'subject != Hench'. [all others]")
     ] = None,
@@ -104,17 +107,19 @@ def rank_command(
 ) -> None:
     """Rank the pool for a held-out session: pretrain on each, finetune around each frozen core, score on validation.
 
+    That is the paper's procedure; --method names cheaper ones, and controls that they have to beat.
     What is stored in STUDY is not computed again; after any interruption the same command goes on.
     """
     names, whole_seeds = _names("--heldout", heldout), _whole_numbers("--seeds", seeds)
     with _workers_from_now(on, to):
         from sessionwise.data.store import open_store
         from sessionwise.runs.progress import make_progress
-        from sessionwise.selection.ranking import rank_many
+        from sessionwise.selection.rankers import rank_many
 
         rankings = rank_many(
             open_store(store),
             names,
+            method=method,
             pool=pool,
             preset=preset,
             seeds=whole_seeds,
@@ -314,7 +319,7 @@ def _whole_numbers(option: str, text: str) -> list[int]:
 
 
 def _all_arms(document: Any) -> list[Any]:
-    controls = [{**document[arm], "name": name} for arm, name in _CONTROLS.items()]
+    controls = [{**document[arm], "name": name} for arm, name in _CONTROLS.items() if document[arm]]
     return [*document["rows"], *controls]
 
 
@@ -327,15 +332,17 @@ def _exit_if_failed(rows: Sequence[Any]) -> None:
 
 
 def _print_ranking(document: Any) -> None:
-    rows, columns = [], ["rank", "session", "bits/spike", "sd", "80 % rank", "P(best)", "P(top 3)", "trials", "units"]
+    label = document.get("score_label", "bits/spike")
+    rows, columns = [], ["rank", "session", label, "sd", "80 % rank", "P(best)", "P(top 3)", "trials", "units"]
     for row in document["rows"]:
-        span = f"{row['rank_low']}-{row['rank_high']}" if row["rank"] else row["state"]
+        span = f"{row['rank_low']}-{row['rank_high']}" if row["rank_low"] else row["reason"] and row["state"]
         chances = [_number(row["p_top"].get(k), 2) for k in ("1", "3")]
         score = [_number(row["score"], 4), _number(row["sd"], 4)]
         rows.append([row["rank"], row["session"], *score, span, *chances, row["n_trials"], row["n_units"]])
-    for arm, name in _CONTROLS.items():
+    for arm, name in ((arm, name) for arm, name in _CONTROLS.items() if document[arm]):
         rows.append([None, name, _number(document[arm]["score"], 4), _number(document[arm]["sd"], 4), *[None] * 5])
-    print(f"\nRanking for {shown(document['heldout'])}, {document['score_kind']}, seeds {document['seeds']}")
+    seeds = f", seeds {document['seeds']}" if document["seeds"] else ""
+    print(f"\nRanking for {shown(document['heldout'])} by {document['method']}: {document['score_kind']}{seeds}")
     print_table(columns, rows, right=[name for name in columns if name != "session"])
     print(shown(document["verdict"]["text"]))
     if document["truth"] and document["truth"]["spearman"] is not None:

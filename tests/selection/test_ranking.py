@@ -17,12 +17,11 @@ from sessionwise.io.tensors import read_tensors
 from sessionwise.runs.launch import execute
 from sessionwise.runs.store import RunStore
 from sessionwise.selection import ranking as ranking_module
+from sessionwise.selection.rankers import rank, rank_many
 from sessionwise.selection.ranking import (
     collect,
     make_plan,
     open_ranking,
-    rank,
-    rank_many,
     ranking_folder,
     save_ranking,
     seed_problems,

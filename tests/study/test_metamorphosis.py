@@ -29,8 +29,9 @@ from sessionwise.errors import IntegrityError
 from sessionwise.io.files import read_json
 from sessionwise.runs import schedule
 from sessionwise.runs.store import RunStore
-from sessionwise.selection import ranking
-from sessionwise.selection.ranking import Ranking, rank, rank_many, ranking_folder
+from sessionwise.selection import rankers
+from sessionwise.selection.rankers import rank, rank_many
+from sessionwise.selection.ranking import Ranking, ranking_folder
 from sessionwise.study import scaling
 from sessionwise.study.recipe import make_recipe
 from sessionwise.study.scaling import run_study
@@ -46,7 +47,7 @@ Bytes = dict[str, bytes]
 def no_pictures() -> Iterator[None]:
     """Pictures of held-out recordings take half of the time, and no number depends on them."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (ranking, scaling):
+        for module in (rankers, scaling):
             patch.setattr(module, "save_picture", lambda *_: None)
         yield
 

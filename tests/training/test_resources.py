@@ -16,7 +16,7 @@ from sessionwise.model.ndt import NDT
 from sessionwise.runs.launch import execute
 from sessionwise.runs.store import RunStore
 from sessionwise.runs.worker import Reporter
-from sessionwise.selection.ranking import rank
+from sessionwise.selection.rankers import rank
 from sessionwise.training import jobs, resources
 from sessionwise.training.presets import preset
 from sessionwise.training.resources import (
@@ -96,7 +96,7 @@ def test_the_disk_of_every_kind_of_run_is_within_a_tenth(every_kind):
 
 def test_the_disk_of_a_study_is_within_a_fifth(toy_store, toy_settings, tmp_path, monkeypatch):
     asked: list[Needs] = []
-    monkeypatch.setattr("sessionwise.selection.ranking.refuse_what_cannot_fit", lambda need, *_: asked.append(need))
+    monkeypatch.setattr("sessionwise.selection.context.refuse_what_cannot_fit", lambda need, *_: asked.append(need))
     options = {"preset": "tiny", "overrides": toy_settings, "seeds": (10,), "on": "here", "to": tmp_path}
     rank(open_store(toy_store), HELDOUT, **options)
     (need,) = asked

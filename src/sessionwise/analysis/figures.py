@@ -130,7 +130,7 @@ def scores(ranking: Ranking) -> Figure | None:
     axes.set_ylim(len(names) - 0.4, -0.7)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
-    axes.set_xlabel(f"{SCORE}, validation trials of the held-out session")
+    axes.set_xlabel(_what(ranking, ", validation trials of the held-out session"))
     _score_legend(figure, ranking, done)
     return figure
 
@@ -144,7 +144,7 @@ def _scores_along_x(ranking: Ranking, done: Sequence[Row]) -> Figure:
     axes.set_xticks([1, *range(10, len(done) + 1, 10)])
     axes.grid(axis="y")
     axes.set_xlabel("rank of the session")
-    axes.set_ylabel(f"{SCORE}, validation trials")
+    axes.set_ylabel(_what(ranking, ", validation trials"))
     _score_legend(figure, ranking, done)
     return figure
 
@@ -190,7 +190,7 @@ def truth(ranking: Ranking) -> Figure | None:
 def seeds(ranking: Ranking) -> Figure | None:
     """Scores with one seed against scores with another."""
     names, done = ranking.get("seeds") or [], done_rows(ranking)
-    if len(names) < 2 or len(done) < 2:
+    if len(names) < 2 or len(done) < 2 or not all(row["seed_scores"] for row in done):
         return None
     figure, axes = new_figure(4.2, 3.6)
     values = np.array([row["seed_scores"] for row in done], dtype=float)
@@ -360,7 +360,9 @@ def _control_lines(axes: Axes, ranking: Ranking, line: Callable[..., Any], span:
 
 def _score_legend(figure: Figure, ranking: Ranking, done: Sequence[Row]) -> None:
     entries = [Line2D([], [], color=BLUE, marker="o", ls="none", ms=5.2, label="mean over seeds")]
-    if any(len(row.get("seed_scores") or ()) > 1 for row in done):
+    if ranking.get("score_label"):
+        entries[0].set_label("score")
+    elif any(len(row.get("seed_scores") or ()) > 1 for row in done):
         entries.append(Line2D([], [], ls="none", marker="o", ms=3.4, mfc="white", mec=BLUE, label="one seed"))
     else:
         entries[0].set_label("one seed")
@@ -390,8 +392,13 @@ def _against(ranking: Ranking, key: str, text: str) -> Figure | None:
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid()
     axes.set_xlabel(text)
-    axes.set_ylabel(SCORE)
+    axes.set_ylabel(_what(ranking))
     return figure
+
+
+def _what(ranking: Ranking, measured: str = "") -> str:
+    """What the scores are: bits per spike, measured on something, or the number of another ranker."""
+    return str(ranking.get("score_label") or f"{SCORE}{measured}")
 
 
 def curve_look(curve: Mapping[str, Any], best: Mapping[str, Any] | None) -> dict[str, Any]:

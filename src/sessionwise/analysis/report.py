@@ -155,6 +155,8 @@ def _figure(folder: Path, name: str, result: Mapping[str, Any], file: str) -> di
     if drawn is None:
         return None
     caption = {**CAPTIONS, **(ONE_SEED_CAPTIONS if _one_seed(result) else {})}[name]
+    if name == "scores" and result.get("score_label"):
+        caption = f"Score of each session: {result['score_kind']}. Bars, where there are any: 80 % and 95 % intervals."
     return {"name": name, "caption": caption, **write_figure(folder, drawn, file)}
 
 

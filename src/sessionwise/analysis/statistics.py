@@ -158,6 +158,47 @@ def rank_bootstrap(
     )
 
 
+def score_draws(ll_gain: ArrayLike, spikes: ArrayLike, n_boot: int, *, rng: np.random.Generator) -> Floats:
+    """(B, C) scores on resampled trials, bits per spike, from gains (C, K) in nats and spikes (K,)."""
+    return _draw_scores(*_checked(ll_gain, spikes), n_boot, rng)
+
+
+def seed_noise_draws(seed_scores: ArrayLike, n_boot: int, *, rng: np.random.Generator) -> Floats:
+    """(B, C) draws of the noise of a mean over seeds, from scores (C, S); zeros where it is unknown (one seed)."""
+    scores = np.asarray(seed_scores, dtype=np.float64)
+    return _seed_noise(interaction_variance(scores), (scores.shape[0], scores.shape[1]), n_boot, rng)
+
+
+def rank_draws(
+    score: ArrayLike, draws: ArrayLike, *, rng: np.random.Generator, ks: Collection[int] = (1, 3, 5, 10)
+) -> RankUncertainty:
+    """Ranks by scores (C,) of any unit, with the intervals that draws (B, C) of them give, as in ``rank_bootstrap``.
+
+    ``seed_scores`` is empty, ``sd``, ``seed_variance`` and ``p_equal`` are None. Raises DataError if one is not finite.
+    """
+    values, drawn = _finite("score", score), _finite("draws", draws)
+    if drawn.ndim != 2 or drawn.shape[1:] != values.shape:
+        raise DataError("rank_draws", f"draws of shape {drawn.shape}", f"(draws, {len(values)})")
+    values, drawn = np.round(values, _DECIMALS), np.round(drawn, _DECIMALS)
+    rank, ranks = _ranks(values), _drawn_ranks(drawn, rng)
+    low95, low80, high80, high95 = np.quantile(drawn, [0.025, 0.1, 0.9, 0.975], axis=0)
+    return RankUncertainty(
+        score=values,
+        seed_scores=np.zeros((len(values), 0)),
+        sd=None,
+        rank=rank,
+        rank_low=np.minimum(rank, np.quantile(ranks, 0.1, axis=0, method="lower")),
+        rank_high=np.maximum(rank, np.quantile(ranks, 0.9, axis=0, method="higher")),
+        low80=low80,
+        high80=high80,
+        low95=low95,
+        high95=high95,
+        p_top={k: (ranks <= k).mean(axis=0) for k in sorted(ks) if k <= len(values)},
+        seed_variance=None,
+        p_equal=None,
+    )
+
+
 def paired_difference(
     a: ArrayLike,
     b: ArrayLike,

@@ -8,7 +8,6 @@ Legend: C candidates (pool sessions), S seeds, K validation trials.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from sessionwise.analysis.summary import SCHEMA, check_ranking
 from sessionwise.analysis.tables import ranking_csv
 from sessionwise.data.leakage import neighbours
 from sessionwise.data.simulate import read_truth
-from sessionwise.data.splits import SessionData, shared_bins
+from sessionwise.data.splits import shared_bins
 from sessionwise.data.store import SessionStore
 from sessionwise.errors import Problems, SessionwiseError, UsageError
 from sessionwise.io.files import (
@@ -37,16 +36,12 @@ from sessionwise.io.files import (
 )
 from sessionwise.io.tensors import read_tensors
 from sessionwise.model.streams import stream_seed
-from sessionwise.runs.launch import Outcome, execute, pending, time_spent
-from sessionwise.runs.progress import Progress
+from sessionwise.runs.launch import Outcome
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
-from sessionwise.selection.pool import choose_pool
-from sessionwise.training.jobs import WORK, baseline_spec, environment, finetune_spec, pretrain_spec
-from sessionwise.training.precision import say_precision
+from sessionwise.training.jobs import baseline_spec, finetune_spec, pretrain_spec
 from sessionwise.training.presets import Settings
 from sessionwise.training.presets import preset as preset_settings
-from sessionwise.training.resources import needs, refuse_what_cannot_fit, shape_of
 
 DEFAULT_SEEDS = (10, 20, 42)
 METHOD = "full"
@@ -90,7 +85,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs that a ranking consists of."""
+    """The runs that a ranking consists of; ``method`` is the name of the ranker that asks for them."""
 
     heldout: str
     pool: tuple[str, ...]
@@ -100,97 +95,13 @@ class Plan:
     finetune: dict[tuple[str, int], RunSpec]
     baseline: dict[int, RunSpec]
     random_core: dict[int, RunSpec]
+    method: str = METHOD
 
     @property
     def specs(self) -> list[RunSpec]:
         """All runs, each once."""
         groups = (self.pretrain, self.finetune, self.baseline, self.random_core)
         return [spec for group in groups for spec in group.values()]
-
-
-def rank(
-    sessions: SessionStore,
-    heldout: str,
-    *,
-    pool: str | Sequence[str] | None = None,
-    preset: str = "small",
-    seeds: Sequence[int] = DEFAULT_SEEDS,
-    overrides: Sequence[str] | Mapping[str, Any] = (),
-    to: str | Path = "sessionwise-study",
-    on: str = "processes",
-    progress: Progress | None = None,
-    retry_failed: bool = False,
-) -> Ranking:
-    """Rank the pool for one held-out session by the paper's procedure.
-
-    The parameters are those of ``rank_many``; ``heldout`` is one id.
-    """
-    (ranking,) = rank_many(
-        sessions,
-        [heldout],
-        pool=pool,
-        preset=preset,
-        seeds=seeds,
-        overrides=overrides,
-        to=to,
-        on=on,
-        progress=progress,
-        retry_failed=retry_failed,
-    )
-    return ranking
-
-
-def rank_many(
-    sessions: SessionStore,
-    heldout: Sequence[str],
-    *,
-    pool: str | Sequence[str] | None = None,
-    preset: str = "small",
-    seeds: Sequence[int] = DEFAULT_SEEDS,
-    overrides: Sequence[str] | Mapping[str, Any] = (),
-    to: str | Path = "sessionwise-study",
-    on: str = "processes",
-    progress: Progress | None = None,
-    retry_failed: bool = False,
-) -> list[Ranking]:
-    """Rank the pool for each of several held-out sessions; they share their single-session models.
-
-    Parameters
-    ----------
-    sessions: an open store.
-    heldout: ids; they never reach pretraining.
-    pool: ids, a filter such as ``"subject != Hench"``, or None for all that are not held out.
-    preset, overrides: ``"tiny"``, ``"small"`` or ``"paper"``, and changes such as ``{"train.epochs": 50}``.
-    seeds: one pretraining and one finetuning a seed and session; the score is their mean.
-    to: the study's folder. What is stored there is not computed again; call again after any interruption.
-    on: ``"processes"``, ``"processes:n"``, ``"here"`` or ``"dask:ADDRESS"``.
-
-    Raises LeakageError when a held-out session is in the pool by id or by content; UsageError for settings;
-    EnvironmentProblem when the runs cannot fit on the disk or in memory.
-    """
-    names = list(heldout)
-    settings, problems = asked_settings(preset, overrides)
-    problems += seed_problems(seeds) + study_problems(Path(to), sessions)
-    chosen, seeds = choose_pool(sessions, names, pool, problems), sorted(seeds)
-    plans = [make_plan(sessions, name, chosen, settings, seeds) for name in names]
-    store, started = RunStore(Path(to) / "runs"), time.monotonic()
-    specs = list({spec.key: spec for plan in plans for spec in plan.specs}.values())
-    missing = {spec.key for spec in pending(specs, store, retry_failed)}
-    infos = {i: sessions.info(i) for i in (*names, *chosen)}
-    shapes = (shape_of(spec, infos) for spec in specs if spec.key in missing)
-    refuse_what_cannot_fit(needs(shapes, len(names)), Path(to), on)
-    say_precision(specs, progress)
-    outcomes = execute(specs, store, WORK, on=on, progress=progress, retry_failed=retry_failed)
-    work = time_spent(outcomes.values(), on, time.monotonic() - started)
-    rankings = [collect(plan, sessions, store, outcomes) for plan in plans]
-    for plan, ranking in zip(plans, rankings, strict=True):
-        added = cost([spec for spec in plan.specs if spec.key in missing], store)
-        seconds = time.monotonic() - started
-        about = {"seconds": seconds, "added": added, "work": work, "collected_by": environment()}
-        save_ranking(ranking, Path(to), about)
-    for plan, ranking in zip(plans, rankings, strict=True):
-        save_picture(plan, ranking, sessions, Path(to))
-    return rankings
 
 
 def asked_settings(
@@ -222,9 +133,16 @@ def study_problems(study: Path, sessions: SessionStore) -> list[SessionwiseError
 
 
 def make_plan(
-    sessions: SessionStore, heldout: str, pool: Sequence[str], settings: Settings, seeds: Sequence[int]
+    sessions: SessionStore,
+    heldout: str,
+    pool: Sequence[str],
+    settings: Settings,
+    seeds: Sequence[int],
+    method: str = METHOD,
+    *,
+    controls: bool = True,
 ) -> Plan:
-    """Name every run of a ranking without running any."""
+    """Name every run of a ranking without running any; ``controls``: also the baseline and the random frozen core."""
     pretrain = {(c, s): pretrain_spec(sessions, [c], settings, s) for c in pool for s in seeds}
     finetune = {key: finetune_spec(sessions, heldout, core, settings, key[1]) for key, core in pretrain.items()}
     return Plan(
@@ -234,8 +152,9 @@ def make_plan(
         settings,
         pretrain,
         finetune,
-        {s: baseline_spec(sessions, heldout, settings, s) for s in seeds},
-        {s: finetune_spec(sessions, heldout, None, settings, s) for s in seeds},
+        {s: baseline_spec(sessions, heldout, settings, s) for s in seeds if controls},
+        {s: finetune_spec(sessions, heldout, None, settings, s) for s in seeds if controls},
+        method,
     )
 
 
@@ -244,7 +163,7 @@ def collect(plan: Plan, sessions: SessionStore, store: RunStore, outcomes: Mappi
     done = [c for c in plan.pool if all(outcomes[plan.finetune[c, s].key].state == "done" for s in plan.seeds)]
     baseline = _arm(plan.baseline, plan, store, outcomes)
     random_core = _arm(plan.random_core, plan, store, outcomes)
-    gains, spikes = _gains(plan, store, done)
+    gains, spikes = gains_of(plan, store, done)
     rng = np.random.default_rng(int(folder_name(plan.heldout)[-12:], 16))
     uncertainty = statistics.rank_bootstrap(gains, spikes, _BOOTSTRAP_DRAWS, rng=rng) if done else None
     rows = [_done_row(plan, sessions, store, c, uncertainty.row(i)) for i, c in enumerate(done)] if uncertainty else []
@@ -256,11 +175,11 @@ def collect(plan: Plan, sessions: SessionStore, store: RunStore, outcomes: Mappi
         "random core": _arm_gains(plan.random_core, store, random_core),
     }
     differences = _differences(gains, spikes, controls, uncertainty) if uncertainty and enough else []
-    data = _load(sessions, plan, plan.heldout)
+    data = sessions.load(plan.heldout, plan.settings.split_seed, plan.settings.split)
     document = {
         "schema": SCHEMA,
         "heldout": plan.heldout,
-        "method": METHOD,
+        "method": plan.method,
         "preset": plan.settings.preset,
         "score_kind": _score_kind(plan, store, done),
         "seeds": list(plan.seeds),
@@ -278,8 +197,8 @@ def collect(plan: Plan, sessions: SessionStore, store: RunStore, outcomes: Mappi
         "horizon": _horizon(plan, store, rows, baseline, random_core),
         "curves": _curves(plan, store),
         "cost": cost(plan.specs, store),
-        "truth": _truth(plan, sessions, rows),
-        "provenance": _provenance(plan, sessions, store),
+        "truth": truth_of(plan.heldout, sessions, rows),
+        "provenance": provenance_of(plan.heldout, plan.pool, plan.settings, plan.specs, sessions, store),
     }
     return Ranking({**document, "verdict": verdict(document)})
 
@@ -302,12 +221,12 @@ def save_ranking(ranking: Ranking, study: Path, timing: Mapping[str, Any]) -> Pa
     return folder
 
 
-def save_picture(plan: Plan, ranking: Ranking, sessions: SessionStore, study: Path) -> Path:
+def save_picture(settings: Settings, ranking: Ranking, sessions: SessionStore, study: Path) -> Path:
     """Keep the picture of the held-out recording beside its ranking, for the report; no number depends on it."""
-    data = _load(sessions, plan, plan.heldout)
+    data = sessions.load(ranking.heldout, settings.split_seed, settings.split)
     folder = ranking_folder(study, ranking.document)
     with sealed_files(folder, keep=True):
-        return keep_picture(folder, sessions.session(plan.heldout), data.split, data.trainval_hash)
+        return keep_picture(folder, sessions.session(ranking.heldout), data.split, data.trainval_hash)
 
 
 def open_ranking(path: str | Path) -> Ranking:
@@ -402,21 +321,26 @@ def _enough_trials(spikes: np.ndarray) -> bool:
     return len(spikes) >= MIN_TRIALS_TO_JUDGE and bool(spikes[half].sum() and spikes[~half].sum())
 
 
-def _run_gain(spec: RunSpec, store: RunStore) -> tuple[np.ndarray, np.ndarray]:
+def gain_of(spec: RunSpec, store: RunStore) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) gain in log likelihood of a finished run on its validation trials, nats, and their spikes."""
     store.result(spec.key)  # verifies the folder
     stored = read_tensors(store.folder(spec.key) / "validation.safetensors")
     return stored["crossfit_gain"], stored["spikes"]
 
 
-def _gains(plan: Plan, store: RunStore, done: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def gains_of(plan: Plan, store: RunStore, done: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """(C, S, K) gains of the finished candidates, and (K,) spikes."""
-    pairs = [[_run_gain(plan.finetune[c, s], store) for s in plan.seeds] for c in done]
+    pairs = [[gain_of(plan.finetune[c, s], store) for s in plan.seeds] for c in done]
     spikes = pairs[0][0][1] if pairs else np.zeros(0)
     return np.array([[gain for gain, _ in row] for row in pairs]), spikes
 
 
-def _arm(specs: Mapping[int, RunSpec], plan: Plan, store: RunStore, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """Scores of a control over the seeds; one failed seed leaves the mean out and says why."""
+def _arm(
+    specs: Mapping[int, RunSpec], plan: Plan, store: RunStore, outcomes: Mapping[str, Outcome]
+) -> dict[str, Any] | None:
+    """Scores of a control over the seeds; one failed seed leaves the mean out and says why. None: it was not asked."""
+    if not specs:
+        return None
     ended = {s: outcomes[specs[s].key] for s in plan.seeds}
     results = {s: store.result(specs[s].key) for s in plan.seeds if ended[s].state == "done"}
     values = [float(results[s]["bps"]) if s in results else None for s in plan.seeds]
@@ -436,10 +360,10 @@ def _arm(specs: Mapping[int, RunSpec], plan: Plan, store: RunStore, outcomes: Ma
     }
 
 
-def _arm_gains(specs: Mapping[int, RunSpec], store: RunStore, arm: Mapping[str, Any]) -> np.ndarray | None:
-    if arm["state"] != "done":
+def _arm_gains(specs: Mapping[int, RunSpec], store: RunStore, arm: Mapping[str, Any] | None) -> np.ndarray | None:
+    if arm is None or arm["state"] != "done":
         return None
-    return np.array([_run_gain(spec, store)[0] for spec in specs.values()])
+    return np.array([gain_of(spec, store)[0] for spec in specs.values()])
 
 
 def _done_row(
@@ -448,7 +372,7 @@ def _done_row(
     specs = [plan.finetune[candidate, s] for s in plan.seeds]
     results = [store.result(spec.key) for spec in specs]
     return {
-        **_facts(sessions, candidate),
+        **facts_of(sessions, candidate),
         **row,
         "state": "done",
         "reason": None,
@@ -476,7 +400,7 @@ def _failed_row(plan: Plan, sessions: SessionStore, outcomes: Mapping[str, Outco
         "own_score",
     )
     return {
-        **_facts(sessions, candidate),
+        **facts_of(sessions, candidate),
         **dict.fromkeys(nothing),
         "p_top": {},
         "seed_scores": [None] * len(plan.seeds),
@@ -486,7 +410,8 @@ def _failed_row(plan: Plan, sessions: SessionStore, outcomes: Mapping[str, Outco
     }
 
 
-def _facts(sessions: SessionStore, candidate: str) -> dict[str, Any]:
+def facts_of(sessions: SessionStore, candidate: str) -> dict[str, Any]:
+    """What a row says about a session of the pool."""
     info = sessions.info(candidate)
     names = ("n_trials", "n_units", "subject", "lab", "date")
     return {"session": candidate, **{name: getattr(info, name) for name in names}}
@@ -535,10 +460,10 @@ def _noise(uncertainty: statistics.RankUncertainty | None, enough: bool) -> dict
 
 
 def _horizon(
-    plan: Plan, store: RunStore, rows: Sequence[Mapping[str, Any]], *arms: Mapping[str, Any]
+    plan: Plan, store: RunStore, rows: Sequence[Mapping[str, Any]], *arms: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Bits per spike against steps ahead (1 .. k), mean over seeds, for the best core and the two controls."""
-    named: dict[str, Mapping[str, Any]] = {"baseline": arms[0], "random_core": arms[1]}
+    named = {name: arm for name, arm in zip(("baseline", "random_core"), arms, strict=True) if arm is not None}
     if rows and rows[0]["state"] == "done":
         named["best"] = rows[0]
     curves = {}
@@ -564,9 +489,9 @@ def _curves(plan: Plan, store: RunStore) -> list[dict[str, Any]]:
     return curves
 
 
-def _truth(plan: Plan, sessions: SessionStore, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def truth_of(heldout: str, sessions: SessionStore, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The true closeness of simulated sessions and its rank correlation with the scores."""
-    truth = (read_truth(sessions.path) or {"closeness": {}})["closeness"].get(plan.heldout)
+    truth = (read_truth(sessions.path) or {"closeness": {}})["closeness"].get(heldout)
     ranked = [row for row in rows if row["state"] == "done"]
     if truth is None or not all(row["session"] in truth for row in ranked):
         return None
@@ -575,16 +500,20 @@ def _truth(plan: Plan, sessions: SessionStore, rows: Sequence[Mapping[str, Any]]
     return {"closeness": closeness, "spearman": rho}
 
 
-def _load(sessions: SessionStore, plan: Plan, session_id: str) -> SessionData:
-    return sessions.load(session_id, plan.settings.split_seed, plan.settings.split)
-
-
-def _provenance(plan: Plan, sessions: SessionStore, store: RunStore) -> dict[str, Any]:
-    data = {i: _load(sessions, plan, i) for i in (*plan.pool, plan.heldout)}
-    target = data[plan.heldout]
-    finished = [spec.key for spec in plan.specs if store.state(spec.key) in ("done", "diverged")]
+def provenance_of(
+    heldout: str,
+    pool: Sequence[str],
+    settings: Settings,
+    specs: Sequence[RunSpec],
+    sessions: SessionStore,
+    store: RunStore,
+) -> dict[str, Any]:
+    """Content, split and environments that a ranking comes from, and what to know about its recordings."""
+    data = {i: sessions.load(i, settings.split_seed, settings.split) for i in (*pool, heldout)}
+    target = data[heldout]
+    finished = [spec.key for spec in specs if store.state(spec.key) in ("done", "diverged")]
     environments = {canonical_json(e): e for e in (store.result(key)["environment"] for key in finished)}
-    warnings = neighbours(target.meta, {i: data[i].meta for i in plan.pool})
+    warnings = neighbours(target.meta, {i: data[i].meta for i in pool})
     warnings += ["the runs were computed in more than one environment"] if len(environments) > 1 else []
     return {
         "sessions": {i: d.trainval_hash for i, d in data.items()},

@@ -16,7 +16,8 @@ from sessionwise.data.store import SessionStore, create_store, open_store
 from sessionwise.errors import UsageError
 from sessionwise.io.files import TMP_PREFIX, canonical_json, read_json, sealed_files, sha256_bytes, write_json
 from sessionwise.runs.progress import Progress
-from sessionwise.selection.ranking import Ranking, rank
+from sessionwise.selection.rankers import rank
+from sessionwise.selection.ranking import Ranking
 from sessionwise.selection.sets import ordered
 from sessionwise.study.compare import compare_sets
 from sessionwise.training.presets import preset

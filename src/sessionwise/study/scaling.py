@@ -168,7 +168,7 @@ def run_study(
     for asked, ranking in rankings.items():
         added = cost([spec for spec in plans[asked].specs if spec.key in missing], runs)
         save_ranking(ranking, folder, {"added": added, "collected_by": environment()})
-        save_picture(plans[asked], ranking, study.sessions, folder)
+        save_picture(plans[asked].settings, ranking, study.sessions, folder)
     orders = {asked: ranking.order for asked, ranking in rankings.items()}
     second = _ready(study, orders)
     missing |= {spec.key for spec in pending(second, runs, retry_failed)}

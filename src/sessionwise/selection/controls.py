@@ -1,0 +1,140 @@
+"""Controls that every ranker has to beat: chance, size, a session's own score, and the scores for somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sessionwise.analysis import statistics
+from sessionwise.errors import UsageError
+from sessionwise.runs.spec import RunSpec
+from sessionwise.selection.context import Context
+from sessionwise.selection.procedure import Full
+from sessionwise.selection.ranking import Plan, Ranking, gain_of, gains_of, make_plan
+from sessionwise.selection.scored import Scores, generator, ranking_by, standard
+from sessionwise.selection.sets import random_order
+
+DRAWS = 2000
+
+
+class Random:
+    """An order drawn by lot: the first shuffle of the pool, as in studies."""
+
+    name = "random"
+    about = "drawn by lot"
+
+    def runs(self, target: str, pool: Sequence[str], context: Context) -> list[RunSpec]:
+        """None."""
+        return []
+
+    def rank(self, target: str, pool: Sequence[str], context: Context) -> Ranking:
+        """Every rank is as likely as any other, and the intervals say so."""
+        order = random_order(pool, context.settings.split_seed, 0)
+        values = {name: float(len(order) - order.index(name)) for name in pool}
+        draws = generator(self.name, target, context).random((DRAWS, len(pool)))
+        return ranking_by(self.name, target, Scores(values, "lot", "order drawn by lot", draws), context)
+
+
+class Trials:
+    """The sessions with the most trials first."""
+
+    name = "trials"
+    about = "number of trials"
+
+    def runs(self, target: str, pool: Sequence[str], context: Context) -> list[RunSpec]:
+        """None."""
+        return []
+
+    def rank(self, target: str, pool: Sequence[str], context: Context) -> Ranking:
+        """The number is exact, so there is no interval."""
+        values = {name: float(len(context.load(name).split.train)) for name in pool}
+        return ranking_by(self.name, target, Scores(values, "training trials", "number of training trials"), context)
+
+
+class OwnScore:
+    """Cores that do well on their own session first: quality without regard to the held-out session."""
+
+    name = "own_score"
+    about = "validation score of each core on its own session"
+
+    def runs(self, target: str, pool: Sequence[str], context: Context) -> list[RunSpec]:
+        """The pretrainings of the full procedure."""
+        return list(self._pretrainings(target, pool, context).values())
+
+    def rank(self, target: str, pool: Sequence[str], context: Context) -> Ranking:
+        """Mean over seeds; trials of each session are resampled by themselves, seed noise is pooled over sessions."""
+        specs = self._pretrainings(target, pool, context)
+        outcomes = context.compute(specs.values())
+        bad = {name: s for name in pool for s in context.seeds if outcomes[specs[name, s].key].state != "done"}
+        done = [name for name in pool if name not in bad]
+        gains = {name: [gain_of(specs[name, s], context.store) for s in context.seeds] for name in done}
+        seed_scores = {name: [float(statistics.bits_per_spike(g, n)) for g, n in gains[name]] for name in done}
+        ended = {name: outcomes[specs[name, s].key] for name, s in bad.items()}
+        reasons = {name: (end.state, f"seed {bad[name]}: {end.reason}") for name, end in ended.items()}
+        values = {name: float(np.mean(seed_scores[name])) if name in done else None for name in pool}
+        draws = self._draws([gains[name] for name in done], [seed_scores[name] for name in done], target, context)
+        kind = "bits per spike of each core on its own session's validation trials"
+        found = Scores(values, "own bits per spike", kind, draws, reasons)
+        return ranking_by(self.name, target, found, context, context.seeds)
+
+    def _pretrainings(self, target: str, pool: Sequence[str], context: Context) -> dict[tuple[str, int], RunSpec]:
+        return make_plan(context.sessions, target, pool, context.settings, context.seeds).pretrain
+
+    def _draws(
+        self,
+        gains: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]],
+        seed_scores: Sequence[Sequence[float]],
+        target: str,
+        context: Context,
+    ) -> np.ndarray | None:
+        if not gains:
+            return None
+        rng = generator(self.name, target, context)
+        each = [
+            statistics.score_draws(np.mean([g for g, _ in seeds], axis=0)[None], seeds[0][1], DRAWS, rng=rng)
+            for seeds in gains
+        ]
+        return np.concatenate(each, axis=1) + statistics.seed_noise_draws(seed_scores, DRAWS, rng=rng)
+
+
+class OtherTargets:
+    """The scores for the other held-out sessions: what is left is closeness to this one."""
+
+    name = "other_targets"
+    about = "mean score for the other held-out sessions (name two or more with --heldout)"
+
+    def runs(self, target: str, pool: Sequence[str], context: Context) -> list[RunSpec]:
+        """The full procedure for each of the others."""
+        return [spec for other in self._others(target, context) for spec in self._plan(other, pool, context).specs]
+
+    def rank(self, target: str, pool: Sequence[str], context: Context) -> Ranking:
+        """Scores of each other one, standardised over the pool, and their mean."""
+        others = self._others(target, context)
+        rankings = [Full().rank(other, pool, context) for other in others]
+        whole = [name for name in pool if all(name in ranking.scores for ranking in rankings)]
+        columns = [np.array([ranking.scores[name] for name in whole]) for ranking in rankings]
+        mean = np.mean([standard(column) for column in columns], axis=0)
+        values = {name: float(mean[whole.index(name)]) if name in whole else None for name in pool}
+        draws = [self._draws(other, whole, pool, context) for other in others] if whole else []
+        drawn = np.mean([standard(d, c) for d, c in zip(draws, columns, strict=True)], axis=0) if draws else None
+        reasons = dict.fromkeys((name for name in pool if name not in whole), ("failed", "no score for another one"))
+        kind = f"mean over {', '.join(others)} of the standardised transfer score for them"
+        found = Scores(values, "score for others", kind, drawn, reasons)
+        return ranking_by(self.name, target, found, context, context.seeds)
+
+    def _others(self, target: str, context: Context) -> list[str]:
+        others = [name for name in context.heldout if name != target]
+        if not others:
+            raise UsageError("--method other_targets", f"{target!r} is the only held-out session", "two or more")
+        return others
+
+    def _plan(self, other: str, pool: Sequence[str], context: Context) -> Plan:
+        return make_plan(context.sessions, other, pool, context.settings, context.seeds)
+
+    def _draws(self, other: str, whole: Sequence[str], pool: Sequence[str], context: Context) -> np.ndarray:
+        gains, spikes = gains_of(self._plan(other, pool, context), context.store, whole)
+        rng = generator(self.name, other, context)
+        scores = [[float(statistics.bits_per_spike(gain, spikes)) for gain in seeds] for seeds in gains]
+        drawn = statistics.score_draws(gains.mean(axis=1), spikes, DRAWS, rng=rng)
+        return drawn + statistics.seed_noise_draws(scores, DRAWS, rng=rng)

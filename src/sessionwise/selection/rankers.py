@@ -1,0 +1,187 @@
+"""Rank the pool for held-out sessions by any method: the paper's procedure, cheaper ones, and controls.
+
+A ranker is a class with ``name``, ``about``, ``runs`` and ``rank`` (`Ranker`). Others than ours are found by the entry
+point group ``sessionwise.rankers``: its entries name such classes, which take no argument.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from sessionwise.data.store import SessionStore
+from sessionwise.errors import SessionwiseError, UsageError
+from sessionwise.runs.launch import time_spent
+from sessionwise.runs.progress import Progress
+from sessionwise.runs.spec import RunSpec
+from sessionwise.selection.context import Context
+from sessionwise.selection.controls import OtherTargets, OwnScore, Random, Trials
+from sessionwise.selection.pool import choose_pool
+from sessionwise.selection.procedure import Full, Short, SmallProxy
+from sessionwise.selection.ranking import (
+    DEFAULT_SEEDS,
+    METHOD,
+    Ranking,
+    asked_settings,
+    cost,
+    save_picture,
+    save_ranking,
+    seed_problems,
+    study_problems,
+)
+from sessionwise.selection.zero_training import LatentDistance, QualityRanker, ZeroTraining
+from sessionwise.training.jobs import environment
+from sessionwise.training.presets import nearest
+
+GROUP = "sessionwise.rankers"
+
+
+class Ranker(Protocol):
+    """A way to rank a pool for a held-out session.
+
+    name: of ``--method``, and of the folder of its rankings. about: a line for people. The held-out session's test
+    trials are sealed for every ranker, and it reaches no pretraining.
+    """
+
+    name: str
+    about: str
+
+    def runs(self, target: str, pool: Sequence[str], context: Context) -> list[RunSpec]:
+        """The runs that are known before any has ended: for all held-out sessions together they keep workers busy."""
+
+    def rank(self, target: str, pool: Sequence[str], context: Context) -> Ranking:
+        """The ranking. Every run it stands on goes through ``context.compute``; what is stored is not repeated."""
+
+
+_OURS: tuple[type[Ranker], ...] = (
+    Full,
+    Short,
+    SmallProxy,
+    LatentDistance,
+    QualityRanker,
+    ZeroTraining,
+    OwnScore,
+    OtherTargets,
+    Trials,
+    Random,
+)
+
+
+def rankers() -> dict[str, str]:
+    """Every method's name and what it does; those of other packages come last."""
+    ours = {one.name: one.about for one in _OURS}
+    return ours | {e.name: f"from {e.value}" for e in sorted(entry_points(group=GROUP)) if e.name not in ours}
+
+
+def find_ranker(name: str) -> Ranker:
+    """The ranker of a name; UsageError when there is none, or when another package's cannot be loaded."""
+    for one in _OURS:
+        if one.name == name:
+            return one()
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            try:
+                found: Ranker = entry.load()()
+            except Exception as error:
+                raise UsageError(f"--method {name}", f"{entry.value} cannot be loaded ({error})", "a ranker") from error
+            return found
+    known = rankers()
+    raise UsageError("--method", f"unknown method {name!r}", f"one of {', '.join(known)}", nearest(name, known))
+
+
+def rank(
+    sessions: SessionStore,
+    heldout: str,
+    *,
+    method: str = METHOD,
+    pool: str | Sequence[str] | None = None,
+    preset: str = "small",
+    seeds: Sequence[int] = DEFAULT_SEEDS,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    to: str | Path = "sessionwise-study",
+    on: str = "processes",
+    progress: Progress | None = None,
+    retry_failed: bool = False,
+) -> Ranking:
+    """Rank the pool for one held-out session, by default by the paper's procedure.
+
+    The parameters are those of ``rank_many``; ``heldout`` is one id.
+    """
+    (ranking,) = rank_many(
+        sessions,
+        [heldout],
+        method=method,
+        pool=pool,
+        preset=preset,
+        seeds=seeds,
+        overrides=overrides,
+        to=to,
+        on=on,
+        progress=progress,
+        retry_failed=retry_failed,
+    )
+    return ranking
+
+
+def rank_many(
+    sessions: SessionStore,
+    heldout: Sequence[str],
+    *,
+    method: str = METHOD,
+    pool: str | Sequence[str] | None = None,
+    preset: str = "small",
+    seeds: Sequence[int] = DEFAULT_SEEDS,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    to: str | Path = "sessionwise-study",
+    on: str = "processes",
+    progress: Progress | None = None,
+    retry_failed: bool = False,
+) -> list[Ranking]:
+    """Rank the pool for each of several held-out sessions; they share their single-session models.
+
+    Parameters
+    ----------
+    sessions: an open store.
+    heldout: ids; they never reach pretraining.
+    method: the name of a ranker (``rankers()``); ``"full"`` is the paper's procedure.
+    pool: ids, a filter such as ``"subject != Hench"``, or None for all that are not held out.
+    preset, overrides: ``"tiny"``, ``"small"`` or ``"paper"``, and changes such as ``{"train.epochs": 50}``.
+    seeds: one pretraining and one finetuning a seed and session; the score is their mean.
+    to: the study's folder. What is stored there is not computed again; call again after any interruption.
+    on: ``"processes"``, ``"processes:n"``, ``"here"``, ``"slurm"`` or ``"dask:ADDRESS"``.
+
+    Raises LeakageError when a held-out session is in the pool by id or by content; UsageError for settings;
+    EnvironmentProblem when the runs cannot fit on the disk or in memory.
+    """
+    names, study = list(heldout), Path(to)
+    ranker, problems = _asked_ranker(method)
+    settings, more = asked_settings(preset, overrides)
+    problems += more + seed_problems(seeds) + study_problems(study, sessions)
+    chosen = choose_pool(sessions, names, pool, problems)
+    assert ranker is not None
+    context = Context(sessions, settings, tuple(sorted(seeds)), tuple(names), study, on, progress, retry_failed)
+    started = time.monotonic()
+    context.compute([spec for name in names for spec in ranker.runs(name, chosen, context)])
+    found, added = [], []
+    for name in names:
+        context.asked = {}
+        found.append(ranker.rank(name, chosen, context))
+        added.append(cost([spec for key, spec in context.asked.items() if key in context.missing], context.store))
+    seconds = time.monotonic() - started
+    work = time_spent(context.outcomes.values(), on, seconds)
+    for ranking, new in zip(found, added, strict=True):
+        about = {"seconds": seconds, "added": new, "work": work, "collected_by": environment()}
+        save_ranking(ranking, study, about)
+    for ranking in found:
+        save_picture(settings, ranking, sessions, study)
+    return found
+
+
+def _asked_ranker(method: str) -> tuple[Ranker | None, list[SessionwiseError]]:
+    try:
+        return find_ranker(method), []
+    except SessionwiseError as error:
+        return None, [error]
