@@ -24,12 +24,13 @@ install: .venv/.installed-dev ## .venv with the library, the tools and the extra
 demo: .venv/.installed ## rank simulated sessions, compare selections, write demo/report (minutes)
 	$(BIN)/sessionwise demo --to demo
 
-# One process: the tests of workers, signals and kills start processes of their own and want the other core.
+# One process: the tests of workers, signals and kills start processes of their own and want the other core. Those of
+# make faults mostly wait, so two files at a time.
 test: .venv/.installed-dev ## the test suite (TESTS=tests/data, PYTEST_ARGS="-k split")
 	$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)
 
 faults: .venv/.installed-dev ## what is slow to break: kills, signals, full disks, every crash point (minutes)
-	$(BIN)/python -m pytest tests/faults $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/faults $(PYTEST_ARGS)
 
 cluster: .venv/.installed-dev ## studies on a real Dask cluster and, where slurmctld is installed, a real Slurm (minutes)
 	$(BIN)/python -m pytest -rs tests/cluster $(PYTEST_ARGS)

@@ -12,21 +12,17 @@ from sessionwise.runs.spec import RunSpec
 from sessionwise.selection.context import Context
 from sessionwise.selection.procedure import Full
 from sessionwise.selection.ranking import Plan, Ranking, gain_of, gains_of, make_plan
-from sessionwise.selection.scored import Scores, generator, ranking_by, standard
+from sessionwise.selection.scored import Scores, Untrained, generator, ranking_by, standard
 from sessionwise.selection.sets import random_order
 
 DRAWS = 2000
 
 
-class Random:
+class Random(Untrained):
     """An order drawn by lot: the first shuffle of the pool, as in studies."""
 
     name = "random"
     about = "drawn by lot"
-
-    def runs(self, target: str, pool: Sequence[str], context: Context) -> list[RunSpec]:
-        """None."""
-        return []
 
     def rank(self, target: str, pool: Sequence[str], context: Context) -> Ranking:
         """Every rank is as likely as any other, and the intervals say so."""
@@ -36,15 +32,11 @@ class Random:
         return ranking_by(self.name, target, Scores(values, "lot", "order drawn by lot", draws), context)
 
 
-class Trials:
+class Trials(Untrained):
     """The sessions with the most trials first."""
 
     name = "trials"
     about = "number of trials"
-
-    def runs(self, target: str, pool: Sequence[str], context: Context) -> list[RunSpec]:
-        """None."""
-        return []
 
     def rank(self, target: str, pool: Sequence[str], context: Context) -> Ranking:
         """The number is exact, so there is no interval."""

@@ -14,6 +14,7 @@ import numpy as np
 from sessionwise.analysis import statistics
 from sessionwise.analysis.summary import SCHEMA
 from sessionwise.model.streams import stream_seed
+from sessionwise.runs.spec import RunSpec
 from sessionwise.selection.context import Context
 from sessionwise.selection.ranking import Ranking, cost, facts_of, provenance_of, truth_of
 
@@ -32,6 +33,14 @@ class Scores:
     kind: str
     draws: np.ndarray | None = None
     reasons: Mapping[str, tuple[str, str]] | None = None
+
+
+class Untrained:
+    """A ranker that computes no run."""
+
+    def runs(self, target: str, pool: Sequence[str], context: Context) -> list[RunSpec]:
+        """None."""
+        return []
 
 
 def ranking_by(method: str, target: str, found: Scores, context: Context, seeds: Sequence[int] = ()) -> Ranking:

@@ -11,23 +11,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sessionwise.analysis.activity import Quality, bootstrap_kernels, kernels, quality, similarity
-from sessionwise.runs.spec import RunSpec
 from sessionwise.selection.context import Context
 from sessionwise.selection.ranking import Ranking
-from sessionwise.selection.scored import Scores, generator, ranking_by, standard
+from sessionwise.selection.scored import Scores, Untrained, generator, ranking_by, standard
 
 DRAWS = 100  # an 80 % interval of a rank needs no more
 
 
-class LatentDistance:
+class LatentDistance(Untrained):
     """Sessions whose population activity unfolds in time as that of the held-out session does first."""
 
     name = "latent_distance"
     about = "similarity of time x time kernels of activity; no training, no matching of units"
-
-    def runs(self, target: str, pool: Sequence[str], context: Context) -> list[RunSpec]:
-        """None."""
-        return []
 
     def rank(self, target: str, pool: Sequence[str], context: Context) -> Ranking:
         """Rank by similarity, -1 to 1; trials of both recordings are resampled for the intervals."""
@@ -36,15 +31,11 @@ class LatentDistance:
         return ranking_by(self.name, target, Scores(values, "similarity of activity", kind, draws), context)
 
 
-class QualityRanker:
+class QualityRanker(Untrained):
     """Sessions with many trials and units and much reproducible signal first, whatever the held-out session."""
 
     name = "quality"
     about = "trials, units, signal fraction and reliability; no training"
-
-    def runs(self, target: str, pool: Sequence[str], context: Context) -> list[RunSpec]:
-        """None."""
-        return []
 
     def rank(self, target: str, pool: Sequence[str], context: Context) -> Ranking:
         """Rank by the mean of the standardised logarithms of trials and units, signal fraction and reliability."""
@@ -53,15 +44,11 @@ class QualityRanker:
         return ranking_by(self.name, target, Scores(values, "quality", kind), context)
 
 
-class ZeroTraining:
+class ZeroTraining(Untrained):
     """Alike and good: similarity of activity and quality with equal weights."""
 
     name = "zero_training"
     about = "latent_distance and quality with equal weights"
-
-    def runs(self, target: str, pool: Sequence[str], context: Context) -> list[RunSpec]:
-        """None."""
-        return []
 
     def rank(self, target: str, pool: Sequence[str], context: Context) -> Ranking:
         """Rank by the mean of both, each standardised over the pool."""
