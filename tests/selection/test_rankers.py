@@ -106,6 +106,8 @@ def test_the_scores_of_others_are_their_standardised_mean(asked):
         mean, sd = np.mean(list(scores.values())), np.std(list(scores.values()))
         assert others[target].scores == pytest.approx({name: (value - mean) / sd for name, value in scores.items()})
         assert others[target].order == full[other].order
+        behind = others[target].document["provenance"]["sessions"]  # which is also what the folder is named after
+        assert {full[0].heldout, full[1].heldout, "sim-00"} <= behind.keys()
 
 
 def test_the_own_score_is_that_of_the_core_on_its_session(asked):

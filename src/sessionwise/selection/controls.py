@@ -113,7 +113,7 @@ class OtherTargets:
         reasons = dict.fromkeys((name for name in pool if name not in whole), ("failed", "no score for another one"))
         kind = f"mean over {', '.join(others)} of the standardised transfer score for them"
         found = Scores(values, "score for others", kind, drawn, reasons)
-        return ranking_by(self.name, target, found, context, context.seeds)
+        return ranking_by(self.name, target, found, context, context.seeds, others)
 
     def _others(self, target: str, context: Context) -> list[str]:
         others = [name for name in context.heldout if name != target]

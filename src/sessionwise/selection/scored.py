@@ -43,8 +43,15 @@ class Untrained:
         return []
 
 
-def ranking_by(method: str, target: str, found: Scores, context: Context, seeds: Sequence[int] = ()) -> Ranking:
-    """The ranking by these numbers; ``seeds``: those of the runs behind them."""
+def ranking_by(
+    method: str,
+    target: str,
+    found: Scores,
+    context: Context,
+    seeds: Sequence[int] = (),
+    others: Sequence[str] = (),
+) -> Ranking:
+    """The ranking by these numbers; ``seeds``: those of the runs behind them, ``others``: more sessions behind them."""
     settings, store = context.settings, context.store
     data, specs = context.load(target), list(context.asked.values())
     known = [name for name, value in found.values.items() if value is not None]
@@ -75,7 +82,7 @@ def ranking_by(method: str, target: str, found: Scores, context: Context, seeds:
         "curves": [],
         "cost": cost(specs, store),
         "truth": truth_of(target, context.sessions, rows),
-        "provenance": provenance_of(target, list(found.values), settings, specs, context.sessions, store),
+        "provenance": provenance_of(target, [*found.values, *others], settings, specs, context.sessions, store),
         "verdict": {"text": _verdict(rows, found), "different": False},
     }
     return Ranking(document)
