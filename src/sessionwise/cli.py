@@ -92,7 +92,11 @@ def rank_command(
     heldout: Annotated[str, typer.Option(metavar="ID[,ID]", help="Session(s) to rank the pool for.")],
     to: StudyPath,
     method: Annotated[
-        str, typer.Option(help="full (the paper's procedure) | short | small_proxy | ...; docs/rankers.md has them all")
+        str,
+        typer.Option(
+            help="full (the paper's procedure) | short | small_proxy | latent_distance | quality | zero_training"
+            " | controls: own_score | other_targets | trials | random"
+        ),
     ] = "full",
     pool: Annotated[
         str | None, typer.Option(metavar="ID,...|FILTER", help="Ids, or a filter: 'subject != Hench'. [all others]")
@@ -335,7 +339,7 @@ def _print_ranking(document: Any) -> None:
     label = document.get("score_label", "bits/spike")
     rows, columns = [], ["rank", "session", label, "sd", "80 % rank", "P(best)", "P(top 3)", "trials", "units"]
     for row in document["rows"]:
-        span = f"{row['rank_low']}-{row['rank_high']}" if row["rank_low"] else row["reason"] and row["state"]
+        span = row["state"] if row["rank"] is None else _span(row)
         chances = [_number(row["p_top"].get(k), 2) for k in ("1", "3")]
         score = [_number(row["score"], 4), _number(row["sd"], 4)]
         rows.append([row["rank"], row["session"], *score, span, *chances, row["n_trials"], row["n_units"]])
@@ -360,6 +364,10 @@ def _print_comparison(comparison: Any) -> None:
     print("\nSelections compared on test trials")
     print_table(columns, rows, right=[name for name in columns if name not in ("pretrained on", "sessions")])
     print(shown(comparison["note"]))
+
+
+def _span(row: Any) -> str | None:
+    return None if row["rank_low"] is None else f"{row['rank_low']}-{row['rank_high']}"
 
 
 def _number(value: float | None, digits: int) -> str | None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -136,31 +136,25 @@ def rank_bootstrap(
     if gain.ndim != 3 or 0 in gain.shape:
         raise DataError("rank_bootstrap", f"gains of shape {gain.shape}", "(candidates, seeds, trials), none empty")
     seed_scores = bits_per_spike(gain, n)
-    score, variance = np.round(seed_scores.mean(axis=1), _DECIMALS), interaction_variance(seed_scores)
-    draws = _draw_scores(gain.mean(axis=1), n, n_boot, rng)
-    draws = np.round(draws + _seed_noise(variance, seed_scores.shape, n_boot, rng), _DECIMALS)
-    rank, drawn = _ranks(score), _drawn_ranks(draws, rng)
-    low95, low80, high80, high95 = np.quantile(draws, [0.025, 0.1, 0.9, 0.975], axis=0)
-    return RankUncertainty(
-        score=score,
+    score, variance = seed_scores.mean(axis=1), interaction_variance(seed_scores)
+    draws = score_draws(gain, n, n_boot, rng=rng)
+    return replace(
+        rank_draws(score, draws, rng=rng, ks=ks),
         seed_scores=seed_scores,
         sd=seed_scores.std(axis=1, ddof=1) if seed_scores.shape[1] > 1 else None,
-        rank=rank,
-        rank_low=np.minimum(rank, np.quantile(drawn, 0.1, axis=0, method="lower")),
-        rank_high=np.maximum(rank, np.quantile(drawn, 0.9, axis=0, method="higher")),
-        low80=low80,
-        high80=high80,
-        low95=low95,
-        high95=high95,
-        p_top={k: (drawn <= k).mean(axis=0) for k in sorted(ks) if k <= len(score)},
         seed_variance=variance,
-        p_equal=None if variance is None else _p_equal(score, draws),
+        p_equal=None if variance is None else _p_equal(np.round(score, _DECIMALS), np.round(draws, _DECIMALS)),
     )
 
 
 def score_draws(ll_gain: ArrayLike, spikes: ArrayLike, n_boot: int, *, rng: np.random.Generator) -> Floats:
-    """(B, C) scores on resampled trials, bits per spike, from gains (C, K) in nats and spikes (K,)."""
-    return _draw_scores(*_checked(ll_gain, spikes), n_boot, rng)
+    """(B, C) scores on resampled trials with seed noise, bits per spike, from gains (C, S, K) in nats and spikes (K,).
+
+    Trials are resampled jointly for all candidates; the noise of the mean over seeds is that of ``seed_noise_draws``.
+    """
+    gain, n = _checked(ll_gain, spikes)
+    draws = _draw_scores(gain.mean(axis=1), n, n_boot, rng)
+    return draws + seed_noise_draws(bits_per_spike(gain, n), n_boot, rng=rng)
 
 
 def seed_noise_draws(seed_scores: ArrayLike, n_boot: int, *, rng: np.random.Generator) -> Floats:

@@ -156,9 +156,9 @@ class Worker:
         lines = self._last_lines()
         return f"worker ended by {how}" + (f"; its last lines: {' | '.join(lines)}" if lines else "")
 
-    def end(self) -> None:
+    def end(self, *, keep: bool = True) -> None:
         """Keep the process for the next command if that is wanted and it is idle, else end it; drop an empty log."""
-        idle = self.ready and self.spec is None and not self._buffer and not self.told_to_stop
+        idle = keep and self.ready and self.spec is None and not self._buffer and not self.told_to_stop
         if not (idle and _keep(self.process)):
             _end(self.process)
         if self.log.exists() and self.log.stat().st_size == 0:
@@ -213,8 +213,7 @@ class Pool:
             if closed:
                 yield worker, {"died": self._bury(worker)}
             elif any(message.get("reply") == "lost" for message in messages):
-                worker.ready = False  # a process that ran out of memory is not kept: a new one has what is free
-                self._remove(worker)
+                self._remove(worker, keep=False)  # a process that ran out of memory: a new one has what is free
         for worker in list(self.workers):
             if worker.ended:
                 yield worker, {"died": self._bury(worker)}
@@ -251,10 +250,10 @@ class Pool:
             raise EnvironmentProblem("workers", f"do not start: {reason}", needed, "Try --on here")
         return reason
 
-    def _remove(self, worker: Worker) -> None:
+    def _remove(self, worker: Worker, *, keep: bool = True) -> None:
         self._selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
         self.workers.remove(worker)
-        worker.end()
+        worker.end(keep=keep)
 
 
 def _send(process: _Process, message: dict[str, Any]) -> None:

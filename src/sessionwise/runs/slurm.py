@@ -28,9 +28,9 @@ from sessionwise.runs.profile import Profile
 from sessionwise.runs.slurm_task import FINAL, Bundle, in_hand, marks, reply_of
 from sessionwise.runs.spec import RunSpec, is_key
 from sessionwise.runs.store import RunStore
+from sessionwise.runs.survey import ARRAYS, processes_ended
 from sessionwise.runs.worker import ONE_THREAD
 
-FOLDER = ".slurm"
 GONE_S = 60.0  # how long no command of Slurm may know a task before it is given up
 SETTLE_S = 5.0  # a shared file system may show the last words of a task later than Slurm its end
 LOOK_S = 1.0
@@ -205,7 +205,7 @@ class SlurmPool:
         if room <= 0:
             return
         bundles = self._bundles(room)
-        folder = self.store.root / FOLDER / uuid.uuid4().hex[:16]
+        folder = self.store.root / ARRAYS / uuid.uuid4().hex[:16]
         tasks = [self._write(folder, index, places) for index, places in enumerate(bundles)]
         about: dict[str, Any] = {"name": tasks[0].name, "work": self.work, "tasks": [task.keys for task in tasks]}
         write_json(folder / "array.json", {**about, "job": ""})  # before there is a job: a kill loses no task
@@ -274,7 +274,7 @@ class SlurmPool:
     def _adopt(self) -> None:
         """Find tasks of earlier commands that are still queued or running."""
         arrays: dict[str, tuple[Path, dict[str, Any]]] = {}
-        for record in sorted((self.store.root / FOLDER).glob("*/array.json")):
+        for record in sorted((self.store.root / ARRAYS).glob("*/array.json")):
             with suppress(SessionwiseError, KeyError, TypeError):
                 about = read_json(record)
                 if about["work"] == self.work and all(is_key(key) for keys in about["tasks"] for key in keys):
@@ -546,9 +546,7 @@ def _arguments(profile: Profile) -> list[str]:
 
 
 def _processes_ended(folder: Path) -> bool:
-    """Whether submitit has written its last file for each task of an array."""
-    tasks = [path for path in folder.iterdir() if path.name.isdecimal()]
-    return len(list((folder / "jobs").glob("*_result.pkl"))) >= len(tasks)
+    return processes_ended(folder, sum(path.name.isdecimal() for path in folder.iterdir()))
 
 
 def _said(task: _Task, key: str) -> bool:

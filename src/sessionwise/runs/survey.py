@@ -80,12 +80,17 @@ def leftovers(folder: Path) -> Iterator[Leftover]:
             yield Leftover("tasks", path, DEAD)
 
 
+def processes_ended(array: Path, tasks: int) -> bool:
+    """Whether submitit has written its last file for each task of an array."""
+    return len(list((array / "jobs").glob("*_result.pkl"))) >= tasks
+
+
 def _tasks_ended(array: Path, runs: Path) -> bool:
     """Whether all runs of an array of tasks are stored, and every task wrote its last file."""
     try:
         tasks = read_json(array / "array.json")["tasks"]
         stored = all((runs / key / MANIFEST).is_file() for keys in tasks for key in keys if is_key(key))
-        return stored and len(list((array / "jobs").glob("*_result.pkl"))) >= len(tasks)
+        return stored and processes_ended(array, len(tasks))
     except (SessionwiseError, KeyError, TypeError):
         return False  # half written, or not ours
 

@@ -10,7 +10,6 @@ from sessionwise.analysis import statistics
 from sessionwise.errors import UsageError
 from sessionwise.runs.spec import RunSpec
 from sessionwise.selection.context import Context
-from sessionwise.selection.procedure import Full
 from sessionwise.selection.ranking import Plan, Ranking, gain_of, gains_of, make_plan
 from sessionwise.selection.scored import Scores, Untrained, generator, ranking_by, standard
 from sessionwise.selection.sets import random_order
@@ -84,8 +83,8 @@ class OwnScore:
             return None
         rng = generator(self.name, target, context)
         each = [
-            statistics.score_draws(np.mean([g for g, _ in seeds], axis=0)[None], seeds[0][1], DRAWS, rng=rng)
-            for seeds in gains
+            statistics.score_draws(np.array([[gain for gain, _ in seeds]]), seeds[0][1], DRAWS, rng=rng)
+            for seeds in gains  # alone no candidate has seed noise: it is told from what candidates do not share
         ]
         return np.concatenate(each, axis=1) + statistics.seed_noise_draws(seed_scores, DRAWS, rng=rng)
 
@@ -97,36 +96,38 @@ class OtherTargets:
     about = "mean score for the other held-out sessions (name two or more with --heldout)"
 
     def runs(self, target: str, pool: Sequence[str], context: Context) -> list[RunSpec]:
-        """The full procedure for each of the others."""
-        return [spec for other in self._others(target, context) for spec in self._plan(other, pool, context).specs]
+        """The full procedure for each of the others, without its controls."""
+        return [spec for plan in self._plans(target, pool, context) for spec in plan.specs]
 
     def rank(self, target: str, pool: Sequence[str], context: Context) -> Ranking:
-        """Scores of each other one, standardised over the pool, and their mean."""
-        others = self._others(target, context)
-        rankings = [Full().rank(other, pool, context) for other in others]
-        whole = [name for name in pool if all(name in ranking.scores for ranking in rankings)]
-        columns = [np.array([ranking.scores[name] for name in whole]) for ranking in rankings]
-        mean = np.mean([standard(column) for column in columns], axis=0)
-        values = {name: float(mean[whole.index(name)]) if name in whole else None for name in pool}
-        draws = [self._draws(other, whole, pool, context) for other in others] if whole else []
-        drawn = np.mean([standard(d, c) for d, c in zip(draws, columns, strict=True)], axis=0) if draws else None
-        reasons = dict.fromkeys((name for name in pool if name not in whole), ("failed", "no score for another one"))
+        """Scores for each other one, standardised over the pool, and their mean."""
+        plans = self._plans(target, pool, context)
+        outcomes = context.compute(spec for plan in plans for spec in plan.specs)
+        tuned = [spec for plan in plans for spec in plan.finetune.items()]
+        bad = {name: outcomes[spec.key] for (name, _), spec in tuned if outcomes[spec.key].state != "done"}
+        whole = [name for name in pool if name not in bad]
+        values: dict[str, float | None] = dict.fromkeys(pool)
+        draws = None
+        if whole:
+            found = [self._standardised(plan, whole, context) for plan in plans]
+            values |= zip(whole, np.mean([score for score, _ in found], axis=0).tolist(), strict=True)
+            draws = np.mean([drawn for _, drawn in found], axis=0)
+        others = [plan.heldout for plan in plans]
         kind = f"mean over {', '.join(others)} of the standardised transfer score for them"
-        found = Scores(values, "score for others", kind, drawn, reasons)
-        return ranking_by(self.name, target, found, context, context.seeds, others)
+        reasons = {name: (end.state, str(end.reason)) for name, end in bad.items()}
+        scores = Scores(values, "score for others", kind, draws, reasons)
+        return ranking_by(self.name, target, scores, context, context.seeds, others)
 
-    def _others(self, target: str, context: Context) -> list[str]:
+    def _plans(self, target: str, pool: Sequence[str], context: Context) -> list[Plan]:
         others = [name for name in context.heldout if name != target]
         if not others:
             raise UsageError("--method other_targets", f"{target!r} is the only held-out session", "two or more")
-        return others
+        how = (pool, context.settings, context.seeds)
+        return [make_plan(context.sessions, other, *how, controls=False) for other in others]
 
-    def _plan(self, other: str, pool: Sequence[str], context: Context) -> Plan:
-        return make_plan(context.sessions, other, pool, context.settings, context.seeds)
-
-    def _draws(self, other: str, whole: Sequence[str], pool: Sequence[str], context: Context) -> np.ndarray:
-        gains, spikes = gains_of(self._plan(other, pool, context), context.store, whole)
-        rng = generator(self.name, other, context)
-        scores = [[float(statistics.bits_per_spike(gain, spikes)) for gain in seeds] for seeds in gains]
-        drawn = statistics.score_draws(gains.mean(axis=1), spikes, DRAWS, rng=rng)
-        return drawn + statistics.seed_noise_draws(scores, DRAWS, rng=rng)
+    def _standardised(self, plan: Plan, whole: Sequence[str], context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """(C,) scores for another held-out session and (B, C) draws of them, in units of their SD over the pool."""
+        gains, spikes = gains_of(plan, context.store, whole)
+        scores = statistics.bits_per_spike(gains, spikes).mean(axis=1)
+        draws = statistics.score_draws(gains, spikes, DRAWS, rng=generator(self.name, plan.heldout, context))
+        return standard(scores), standard(draws, scores)
