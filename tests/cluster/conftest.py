@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,8 +37,14 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def hurry(over: threading.Event) -> None:
-    """Slurm keeps a job that was queued again for two minutes before it starts it: not here."""
+    """Slurm keeps a job that was queued again for two minutes before it starts it: here for five seconds.
+
+    Not less: a job that starts in the second in which its first start was ended is refused ("Job credential revoked").
+    """
+    waiting: dict[str, float] = {}  # job -> when it was first seen so
     while not over.wait(1.0):
         shown = subprocess.run(["squeue", "-h", "-r", "-t", "PD", "-o", "%i|%r"], capture_output=True, text=True).stdout
-        for job in (line.split("|")[0] for line in shown.splitlines() if line.endswith("|BeginTime")):
+        jobs = [line.split("|")[0] for line in shown.splitlines() if line.endswith("|BeginTime")]
+        waiting = {job: waiting.get(job, time.monotonic()) for job in jobs}
+        for job in (job for job, since in waiting.items() if time.monotonic() - since >= 5):
             subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True)
