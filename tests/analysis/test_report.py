@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from sessionwise.analysis import figures, pages
+from sessionwise.analysis import figures, pages, report
 from sessionwise.analysis.report import report_of_study, write_report
 from sessionwise.analysis.tables import ranking_csv
 from sessionwise.errors import DataError, UsageError
@@ -92,6 +92,16 @@ def test_figures_come_in_three_forms(hostile):
     for name in ("scores", "differences", "seeds", "trials", "units", "horizon", "curves", "comparison"):
         svg, pdf, png = ((folder / "figures" / f"{name}.{form}").read_bytes() for form in ("svg", "pdf", "png"))
         assert svg.startswith(b"<?xml") and pdf.startswith(b"%PDF") and png.startswith(b"\x89PNG")
+
+
+def test_a_recording_is_pictured_once_and_where_it_can_be(make_ranking, tmp_path, monkeypatch):
+    """Three methods, the first without a readable picture; another split is another picture."""
+    first, *others = [{**make_ranking(3), "method": method} for method in ("a", "b", "c")]
+    other_split = {**make_ranking(3), "split_seed": 7}
+    picture = {"content": b"png", "uri": "data:,x", "width": 1, "height": 1, "caption": "the recording"}
+    monkeypatch.setattr(report, "find_picture", lambda _, ranking: None if ranking["method"] == "a" else picture)
+    page = write_report(tmp_path, [first, *others, other_split], study=tmp_path).read_text()
+    assert page.count("<h3>The held-out recording</h3>") == 2
 
 
 def test_there_is_no_horizon_where_nothing_was_ranked():

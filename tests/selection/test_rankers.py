@@ -126,7 +126,8 @@ def test_trials_and_lots(asked, toy_store):
     by_trials = sorted(found["trials"][0].order, key=lambda name: -len(sessions.load(name, 0).split.train))
     assert found["trials"][0].order == by_trials
     assert found["random"][0].order == random_order(["sim-00", "sim-01", "sim-02"], 0, 0)
-    assert all((row["rank_low"], row["rank_high"]) == (1, 3) for row in found["random"][0].document["rows"])
+    for row in found["random"][0].document["rows"]:
+        assert (row["rank_low"], row["rank_high"]) == (1, 3) and (row["low95"], row["high95"]) == (1.0, 3.0)
     assert found["random"][0].order == found["random"][1].order  # lots do not look at the held-out session
 
 

@@ -92,7 +92,7 @@ def _write_report(
     folder: Path, rankings: Sequence[Ranking], comparison: Mapping[str, Any] | None, study: Path | None
 ) -> Path:
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    sections = [_section(folder, ranking, _prefix(i, ranking, rankings), study) for i, ranking in enumerate(rankings)]
+    sections = _sections(folder, rankings, study)
     compared = _figure(folder, "comparison", comparison, "comparison") if comparison else None
     agreement = agreement_between_heldout(rankings) if len(rankings) > 1 else None
     overlaps = overlap_between_heldout(rankings)
@@ -117,6 +117,18 @@ def _write_report(
     }
     shown["overlaps"] = list(zip(overlaps, shared, strict=True))
     return write_page(folder / "index.html", "report.html.j2", shown, data)
+
+
+def _sections(folder: Path, rankings: Sequence[Ranking], study: Path | None) -> list[dict[str, Any]]:
+    """A section for each ranking; a recording is pictured once, however many methods ranked the pool for it."""
+    sections: list[dict[str, Any]] = []
+    pictured = set()
+    for i, ranking in enumerate(rankings):
+        recording = tuple(ranking.get(name) for name in ("heldout", "split_seed", "split"))
+        place = None if recording in pictured else study
+        sections.append(_section(folder, ranking, _prefix(i, ranking, rankings), place))
+        pictured |= {recording} if sections[-1]["picture"] else set()
+    return sections
 
 
 def _section(folder: Path, ranking: Ranking, prefix: str, study: Path | None) -> dict[str, Any]:

@@ -27,7 +27,8 @@ class Random(Untrained):
         """Every rank is as likely as any other, and the intervals say so."""
         order = random_order(pool, context.settings.split_seed, 0)
         values = {name: float(len(order) - order.index(name)) for name in pool}
-        draws = generator(self.name, target, context).random((DRAWS, len(pool)))
+        lots = np.tile(list(values.values()), (DRAWS, 1))
+        draws = generator(self.name, target, context).permuted(lots, axis=1)
         return ranking_by(self.name, target, Scores(values, "lot", "order drawn by lot", draws), context)
 
 
