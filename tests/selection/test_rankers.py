@@ -191,6 +191,12 @@ def test_the_report_shows_them_all(asked):
     assert "nothing here says by how much pretraining on it helps" in page
 
 
+def test_a_page_without_bits_per_spike_does_not_speak_of_them(toy_store, toy_settings, tmp_path):
+    ask(toy_store, tmp_path, toy_settings, "trials", [HELDOUT])
+    page = report_of_study(tmp_path).read_text().split("<script")[0]
+    assert "training trials" in page and "bits per spike" not in page
+
+
 def test_a_failed_pretraining_is_a_row(toy_store, toy_settings, tmp_path, monkeypatch):
     real = ranking.pretrain_spec
 

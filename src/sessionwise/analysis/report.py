@@ -114,6 +114,7 @@ def _write_report(
         "comparison": comparison,
         "compared": compared,
         "agreement": agreement,
+        "in_bits": bool(comparison) or any("score_label" not in ranking for ranking in rankings),
     }
     shown["overlaps"] = list(zip(overlaps, shared, strict=True))
     return write_page(folder / "index.html", "report.html.j2", shown, data)
