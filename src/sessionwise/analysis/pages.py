@@ -80,6 +80,11 @@ def percent(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
+def power(value: float | None) -> str:
+    """``3.2e+12``, for counts beyond reading."""
+    return "–" if value is None else f"{value:.1e}"
+
+
 def grouped(value: float | None) -> str:
     """A count in groups of three digits; means of counts are rounded."""
     return "–" if value is None else f"{round(value):,}".replace(",", _NARROW)
@@ -114,7 +119,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, signed=signed, percent=percent, grouped=grouped)
+    environment.filters.update(number=number, signed=signed, percent=percent, grouped=grouped, power=power)
     environment.filters.update(shown=shown, visible=visible, share=share)
     return environment
 

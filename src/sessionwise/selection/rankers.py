@@ -169,11 +169,12 @@ def rank_many(
     for name in names:
         context.asked = {}
         found.append(ranker.rank(name, chosen, context))
-        added.append(cost([spec for key, spec in context.asked.items() if key in context.missing], context.store))
+        new = [spec for key, spec in context.asked.items() if key in context.missing]
+        added.append(cost(new, context.store, sessions))
     seconds = time.monotonic() - started
     work = time_spent(context.outcomes.values(), on, seconds)
-    for ranking, new in zip(found, added, strict=True):
-        about = {"seconds": seconds, "added": new, "work": work, "collected_by": environment()}
+    for ranking, extra in zip(found, added, strict=True):
+        about = {"seconds": seconds, "added": extra, "work": work, "collected_by": environment()}
         save_ranking(ranking, study, about)
     for ranking in found:
         save_picture(settings, ranking, sessions, study)

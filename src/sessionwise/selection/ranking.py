@@ -40,6 +40,7 @@ from sessionwise.runs.launch import Outcome
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
 from sessionwise.training.jobs import baseline_spec, finetune_spec, pretrain_spec
+from sessionwise.training.operations import operations_per_token
 from sessionwise.training.presets import Settings
 from sessionwise.training.presets import preset as preset_settings
 
@@ -47,6 +48,7 @@ DEFAULT_SEEDS = (10, 20, 42)
 METHOD = "full"
 _BOOTSTRAP_DRAWS = 2000
 MIN_TRIALS_TO_JUDGE = 8  # with fewer validation trials a ranking is shown, and nothing is concluded from it
+COSTS = ("runs", "steps", "tokens", "operations")
 _BESIDE = ("bps_unit_mean", "bps_tail")  # scores that are always reported beside the pooled one
 
 
@@ -196,7 +198,7 @@ def collect(plan: Plan, sessions: SessionStore, store: RunStore, outcomes: Mappi
         "noise": _noise(uncertainty, enough),
         "horizon": _horizon(plan, store, rows, baseline, random_core),
         "curves": _curves(plan, store),
-        "cost": cost(plan.specs, store),
+        "cost": cost(plan.specs, store, sessions),
         "truth": truth_of(plan.heldout, sessions, rows),
         "provenance": provenance_of(plan.heldout, plan.pool, plan.settings, plan.specs, sessions, store),
     }
@@ -236,16 +238,22 @@ def open_ranking(path: str | Path) -> Ranking:
     return Ranking(check_ranking(read_sealed(file), str(file)))
 
 
-def cost(specs: Sequence[RunSpec], store: RunStore) -> dict[str, Any]:
-    """Cost from scratch of finished runs, in runs, optimiser steps and tokens (trials x bins), by kind and in all."""
+def cost(specs: Sequence[RunSpec], store: RunStore, sessions: SessionStore) -> dict[str, Any]:
+    """Cost from scratch of finished runs, by kind and in all.
+
+    In runs, optimiser steps, tokens (trials x bins), and estimated floating-point operations
+    (``training.operations``), which alone tell what a smaller core saves.
+    """
     by_kind: dict[str, dict[str, int]] = {}
     for spec in specs:
         if store.state(spec.key) in ("done", "diverged"):
             result = store.result(spec.key)
-            kind = by_kind.setdefault(spec.kind, {"runs": 0, "steps": 0, "tokens": 0})
-            for name, amount in (("runs", 1), ("steps", result["steps"]), ("tokens", result["tokens"])):
+            infos = {name: sessions.info(name) for name in spec.sessions}
+            spent = round(operations_per_token(spec, infos) * result["tokens"])
+            kind = by_kind.setdefault(spec.kind, dict.fromkeys(COSTS, 0))
+            for name, amount in zip(COSTS, (1, result["steps"], result["tokens"], spent), strict=True):
                 kind[name] += amount
-    total = {name: sum(kind[name] for kind in by_kind.values()) for name in ("runs", "steps", "tokens")}
+    total = {name: sum(kind[name] for kind in by_kind.values()) for name in COSTS}
     return {**total, "by_kind": by_kind}
 
 

@@ -80,7 +80,7 @@ def ranking_by(
         "noise": {"seed_correlation": None, "seed_sd": None, "spread_sd": None, "p_equal": None},
         "horizon": {"steps_ahead": []},
         "curves": [],
-        "cost": cost(specs, store),
+        "cost": cost(specs, store, context.sessions),
         "truth": truth_of(target, context.sessions, rows),
         "provenance": provenance_of(target, [*found.values, *others], settings, specs, context.sessions, store),
         "verdict": {"text": _verdict(rows, found), "different": False},

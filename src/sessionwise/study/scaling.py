@@ -166,7 +166,7 @@ def run_study(
     outcomes = execute(first, runs, WORK, on=on, progress=progress, retry_failed=retry_failed)
     rankings = {asked: collect(plan, study.sessions, runs, outcomes) for asked, plan in plans.items()}
     for asked, ranking in rankings.items():
-        added = cost([spec for spec in plans[asked].specs if spec.key in missing], runs)
+        added = cost([spec for spec in plans[asked].specs if spec.key in missing], runs, study.sessions)
         save_ranking(ranking, folder, {"added": added, "collected_by": environment()})
         save_picture(plans[asked].settings, ranking, study.sessions, folder)
     orders = {asked: ranking.order for asked, ranking in rankings.items()}
@@ -176,8 +176,8 @@ def run_study(
     outcomes |= execute(second, runs, WORK, on=on, progress=progress, retry_failed=retry_failed)
     specs = list({spec.key: spec for spec in [*first, *second]}.values())
     with sealed_files(folder, keep=True):
-        write_results(study, folder, rankings, runs, outcomes, cost(specs, runs))
-    added = cost([spec for spec in specs if spec.key in missing], runs)
+        write_results(study, folder, rankings, runs, outcomes, cost(specs, runs, study.sessions))
+    added = cost([spec for spec in specs if spec.key in missing], runs, study.sessions)
     _write_timing(folder, runs, added, time.monotonic() - started)
     return folder
 

@@ -105,7 +105,11 @@ def run_tuning(
     outcomes = execute(specs, runs, WORK, on=on, progress=progress, retry_failed=retry_failed)
     with sealed_files(folder, keep=True):
         write_tuning(search, fits, folder, runs, outcomes)
-    about = {"added": cost(missing, runs), "collected_by": environment(), "seconds": time.monotonic() - started}
+    about = {
+        "added": cost(missing, runs, search.sessions),
+        "collected_by": environment(),
+        "seconds": time.monotonic() - started,
+    }
     write_json(folder / TIMING_FILE, about)
     return folder
 
@@ -189,7 +193,7 @@ def write_tuning(
         "base": tuning.settings.model_dump(mode="json"),
         "variants": [scored[v.name].entry for v in search.variants],
         "choices": choices,
-        "cost": cost([fit.spec for fit in fits], store),
+        "cost": cost([fit.spec for fit in fits], store, search.sessions),
         "environments": [environments[name] for name in sorted(environments)],
     }
     write_json(folder / JSON_FILE, document)
