@@ -254,6 +254,57 @@ def _claim_cells(claim: Any) -> list[str | None]:
     return [claim["text"], claim["verdict"], f"{_number(value['mean'], digits)} {value['unit']}", span]
 
 
+@app.command(
+    "bench-rankers",
+    epilog="Example: sessionwise bench-rankers study, or with final scores: sessionwise bench-rankers study --store S",
+)
+def bench_rankers_command(
+    studies: Annotated[
+        list[Path], typer.Argument(metavar="STUDY...", help="Folders with rankings by several methods.")
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Where to write. [STUDY/bench-rankers; needed for several]"),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="SEEDS", help="Seeds of the full ranking to compare with. [found]")
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", metavar="STORE", help="Also train and test what the best rankers would have chosen."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="With --store: how many sessions are chosen.")] = 5,
+    final: Annotated[int, typer.Option(min=1, help="With --store: how many of the most promising rankers.")] = 4,
+    seeds: Annotated[str, typer.Option(help="With --store: seeds of these trainings.")] = "7,8",
+    on: Executor = "processes",
+) -> None:
+    """Compare rankings with the full procedure of other seeds: agreement and regret against cost, with a figure.
+
+    STUDY holds a ranking by the full procedure with seeds of its own (the reference), and others to compare with it.
+    """
+    wanted = _whole_numbers("--reference", reference) if reference else None
+    if store is not None:
+        if len(studies) > 1:
+            raise UsageError("--store", f"with {len(studies)} studies", "one study at a time", "Then all without it")
+        _measure_final(studies[0], store, wanted, (top, final, _whole_numbers("--seeds", seeds)), on)
+    from sessionwise.study.bench_rankers import PAGE_FILE, bench_rankers
+
+    folder = bench_rankers(studies, to, wanted)
+    print((folder / PAGE_FILE).read_text())
+    print(f"written: {shown(folder)}")
+
+
+def _measure_final(study: Path, store: Path, reference: Any, how: tuple[int, int, list[int]], on: str) -> None:
+    with _workers_from_now(on, study):
+        from sessionwise.data.store import open_store
+        from sessionwise.runs.progress import make_progress
+        from sessionwise.study.final_regret import measure_final
+
+        top, final, seeds = how
+        options: dict[str, Any] = {"reference_seeds": reference, "on": on, "progress": make_progress()}
+        measure_final(study, open_store(store), top=top, n_methods=final, seeds=seeds, **options)
+
+
 @app.command("demo", epilog="Example: sessionwise demo --to demo")
 def demo_command(
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Folder for everything the demo makes.")] = Path(

@@ -24,7 +24,7 @@ from sessionwise.runs.store import RunStore
 PROBLEMS = ("missing", "extra", "corrupt")
 _SAY_EVERY_S = 2.0
 _UNSEALED = {"timing.json", "demo.json", MANIFEST}  # not the same whenever they are made anew, or of no result
-_FOLDERS = {survey.RUNS, "rankings", "report", "store", survey.LEDGER}
+_FOLDERS = {survey.RUNS, "rankings", "report", "store", "bench-rankers", "recommendations", survey.LEDGER}
 _SEALED_NAMES = ("ranking.json", "report.json", "results.json", "tuning.json", "comparison.json")
 _OTHER_NAMES = ("study.json", "results.csv", "results.safetensors", "transfer.csv", "tuning.csv", "tuning.md")
 _AGAIN = "Run the command that made it again"

@@ -25,9 +25,9 @@ class Context:
     """The question and its means; a ranker computes runs through ``compute`` alone.
 
     heldout: all held-out sessions of the question. study: its folder. asked: the runs that were asked for since it was
-    last emptied, by key. outcomes: of all runs asked for. missing: keys of those that were not stored before. budget: what
-    a ranking may cost from scratch for one held-out session, in operations (``training.operations``), for the rankers
-    that can cut their coat; None: their own measure.
+    last emptied, by key. outcomes: of all runs asked for. missing: keys of those that were not stored before. budget:
+    what a ranking may cost from scratch for one held-out session, in operations (``training.operations``), for the
+    rankers that heed one; None: their own measure.
     """
 
     sessions: SessionStore

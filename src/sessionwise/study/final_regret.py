@@ -1,0 +1,179 @@
+"""What a ranking is worth in the end: test scores of models pretrained on its best sessions, and of the ranked cores.
+
+This is final reporting, and the only place where rankers meet test trials: the runs that open them are those of
+``evaluate``, logged as always, and no ranking, choice or default of a study depends on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sessionwise.analysis.bench_rankers import (
+    FINAL_FILE,
+    FOLDER,
+    Question,
+    label,
+    promising,
+    questions,
+    read_final,
+    rows_of,
+)
+from sessionwise.data.store import SessionStore
+from sessionwise.errors import IntegrityError, UsageError
+from sessionwise.io.files import write_json
+from sessionwise.runs.progress import Progress
+from sessionwise.runs.spec import RunSpec
+from sessionwise.selection.context import Context
+from sessionwise.selection.ranking import Ranking, make_plan
+from sessionwise.selection.sets import random_order
+from sessionwise.training.jobs import evaluate_spec, finetune_spec, pretrain_spec
+from sessionwise.training.presets import Settings
+
+SCHEMA = 1
+RANDOM, REFERENCE = "random", "reference"
+
+
+def measure_final(
+    study: Path,
+    sessions: SessionStore,
+    *,
+    top: int = 5,
+    n_methods: int = 4,
+    seeds: Sequence[int] = (7, 8),
+    reference_seeds: Sequence[int] | None = None,
+    on: str = "processes",
+    progress: Progress | None = None,
+) -> Path:
+    """Train what the final scores of a study need, and write them to ``STUDY/bench-rankers/final.json``.
+
+    For each question: the reference's cores on test trials, and one model for each set: the ``top`` best sessions of
+    the reference, of the ``n_methods`` most promising rankers (``promising``, on all questions together), and of a
+    draw by lot. All sets are trained with the same ``seeds``. What is stored is not computed again.
+    """
+    asked = questions(study, reference_seeds)
+    _refuse_others(asked, sessions)
+    rows = [row for question in asked for row in rows_of(question, None, None)]
+    methods = promising(rows, n_methods)
+    plans = [_Plan(question, sessions, top, methods, tuple(sorted(seeds)), study, on, progress) for question in asked]
+    context = plans[0].context
+    context.compute([spec for plan in plans for spec in plan.specs()])
+    known = read_final(study)
+    known |= {plan.question.key: plan.document(context) for plan in plans}
+    path = study / FOLDER / FINAL_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"schema": SCHEMA, "questions": known})
+    return path
+
+
+def _refuse_others(asked: Sequence[Question], sessions: SessionStore) -> None:
+    """The recordings are still those that were ranked."""
+    for question in asked:
+        document = question.reference
+        names = [question.heldout, *question.scores]
+        if absent := [name for name in names if name not in sessions]:
+            raise UsageError("--store", f"lacks session {absent[0]!r}", f"the sessions ranked for {question.heldout}")
+        for name in names:
+            data = sessions.load(name, document["split_seed"], document["split"])
+            if data.trainval_hash != document["provenance"]["sessions"][name]:
+                found = "is not the recording that was ranked"
+                raise IntegrityError(f"session {name!r}", found, "the content in ranking.json", "Rank it again")
+
+
+class _Plan:
+    """The runs of one question."""
+
+    def __init__(
+        self,
+        question: Question,
+        sessions: SessionStore,
+        top: int,
+        methods: Sequence[str],
+        seeds: tuple[int, ...],
+        study: Path,
+        on: str,
+        progress: Progress | None,
+    ) -> None:
+        self.question, self.top, self.seeds = question, top, seeds
+        self.settings = Settings.model_validate(question.reference["settings"])
+        self.context = Context(sessions, self.settings, seeds, (question.heldout,), study, on, progress)
+        self.sets = self._sets(methods)
+        self.cores = self._cores()
+        self.chains = {(chosen, seed): self._chain(chosen, seed) for chosen in self.sets.values() for seed in seeds}
+
+    def specs(self) -> list[RunSpec]:
+        """Everything to compute."""
+        chains = [spec for chain in self.chains.values() for spec in chain]
+        return chains + [spec for pair in self.cores.values() for spec in pair]
+
+    def document(self, context: Context) -> dict[str, Any]:
+        """Scores of the sets and of the cores, regrets against the reference."""
+        scores = {name: self._score(chosen, context) for name, chosen in self.sets.items()}
+        best = scores[REFERENCE]["bps"]
+        for entry in scores.values():
+            entry["regret"] = None if best is None or entry["bps"] is None else best - entry["bps"]
+        own = {name: entry for name, entry in scores.items() if name not in (REFERENCE, RANDOM)}
+        return {
+            "heldout": self.question.heldout,
+            "top": self.top,
+            "seeds": list(self.seeds),
+            "reference": scores[REFERENCE],
+            "random": scores[RANDOM],
+            "methods": own,
+            "fresh": self._fresh(context),
+        }
+
+    def _sets(self, methods: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Who chooses -> what, sorted: equal sets are one run."""
+        lots = random_order(self.question.scores, self.settings.split_seed, 0)
+        found = {REFERENCE: self._best(self.question.reference), RANDOM: tuple(sorted(lots[: self.top]))}
+        return found | {label(d): self._best(d) for d in self.question.others if label(d) in methods}
+
+    def _best(self, document: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(sorted(Ranking(document).order[: self.top]))
+
+    def _chain(self, chosen: Sequence[str], seed: int) -> list[RunSpec]:
+        sessions, heldout = self.context.sessions, self.question.heldout
+        core = pretrain_spec(sessions, chosen, self.settings, seed)
+        tuned = finetune_spec(sessions, heldout, core, self.settings, seed)
+        return [core, tuned, evaluate_spec(sessions, heldout, tuned, self.settings)]
+
+    def _cores(self) -> dict[tuple[str, int], tuple[RunSpec, RunSpec, RunSpec]]:
+        """Pretraining, finetuning and final evaluation of each core of the reference."""
+        seeds, heldout, sessions = self.question.reference["seeds"], self.question.heldout, self.context.sessions
+        plan = make_plan(sessions, heldout, sorted(self.question.scores), self.settings, seeds, controls=False)
+        return {
+            key: (plan.pretrain[key], tuned, evaluate_spec(sessions, heldout, tuned, self.settings))
+            for key, tuned in plan.finetune.items()
+        }
+
+    def _score(self, chosen: tuple[str, ...], context: Context) -> dict[str, Any]:
+        scores = [_value(self.chains[chosen, seed][-1], context) for seed in self.seeds]
+        reasons = [reason for _, reason in scores if reason]
+        mean = None if reasons else float(np.mean([value for value, _ in scores]))
+        return {
+            "sessions": list(chosen),
+            "seed_scores": [value for value, _ in scores],
+            "bps": mean,
+            "reason": reasons[0] if reasons else None,
+        }
+
+    def _fresh(self, context: Context) -> dict[str, float | None]:
+        """Session -> mean test score of its cores over the reference's seeds; None where one failed."""
+        found: dict[str, list[float | None]] = {}
+        for (name, _), (_, _, final) in self.cores.items():
+            found.setdefault(name, []).append(_value(final, context)[0])
+        return {
+            n: None if None in values else float(np.mean([v for v in values if v is not None]))
+            for n, values in found.items()
+        }
+
+
+def _value(final: RunSpec, context: Context) -> tuple[float | None, str | None]:
+    outcome = context.outcomes[final.key]
+    if outcome.state != "done":
+        return None, f"seed {final.seed}: {outcome.reason}"
+    return float(context.store.result(final.key)["bps"]), None
