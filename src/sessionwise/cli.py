@@ -287,11 +287,27 @@ def bench_rankers_command(
         if len(studies) > 1:
             raise UsageError("--store", f"with {len(studies)} studies", "one study at a time", "Then all without it")
         _measure_final(studies[0], store, wanted, (top, final, _whole_numbers("--seeds", seeds)), on)
-    from sessionwise.study.bench_rankers import PAGE_FILE, bench_rankers
+    from sessionwise.study.bench_rankers import bench_rankers
 
-    folder = bench_rankers(studies, to, wanted)
-    print((folder / PAGE_FILE).read_text())
+    folder, document = bench_rankers(studies, to, wanted)
+    _print_bench(document)
     print(f"written: {shown(folder)}")
+
+
+def _print_bench(document: Any) -> None:
+    """Costs and the measures that matter most; the rest stands in the page."""
+    names = [name for name in ("spearman", "top5", "regret1", "final_regret") if name in document["summary"][0]]
+    digits = {"spearman": 2, "top5": 1}
+    fresh = {e["method"]: e["share"] for e in document["calibration"].get("fresh", [])}
+    rows = []
+    for entry in document["summary"]:
+        values = [_number(entry[name]["mean"], digits.get(name, 4)) for name in names]
+        rows.append([entry["method"], _number(entry["cost_share"], 2), *values, _number(fresh.get(entry["method"]), 2)])
+    columns = ["ranker", "cost", *names, "80 % holds"]
+    print_table(columns if fresh else columns[:-1], rows if fresh else [r[:-1] for r in rows], right=columns[1:])
+    ceiling = document["ceiling"].get("spearman")
+    if ceiling is not None:
+        print(f"noise ceiling of spearman {ceiling:.2f}; cost: share of the full procedure's")
 
 
 def _measure_final(study: Path, store: Path, reference: Any, how: tuple[int, int, list[int]], on: str) -> None:

@@ -454,13 +454,25 @@ def _rendered(summary: Sequence[Row], form: str) -> str:
             if value["reason"]:
                 reasons.setdefault((row["method"], value["reason"]), []).append(_heading(name)[0])
         lines.append(cells)
-    notes = [f"{method}: {reason} ({', '.join(which)})." for (method, reason), which in reasons.items()]
+    notes = _notes(reasons, [row["method"] for row in summary], [_heading(name)[0] for name in names])
     header = ["ranker", "cost / cost(full)", "held-out sessions", *(_heading(name)[0] for name in names)]
     text = (
         "Agreement of rankers with the full procedure under other seeds: means over held-out sessions, 95 % intervals."
     )
     table = Table("fidelity", text, header, [("", lines)], tidy, n_text=1, notes=notes)
     return render(table, form).decode()
+
+
+def _notes(reasons: Mapping[tuple[str, str], list[str]], every: list[str], headings: list[str]) -> list[str]:
+    """Why numbers are missing: rankers with the same gaps for the same reason in one sentence."""
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (method, reason), which in reasons.items():
+        groups.setdefault((reason, tuple(which)), []).append(method)
+    notes = []
+    for (reason, gaps), methods in groups.items():
+        who = "All rankers" if len(methods) == len(every) > 1 else ", ".join(methods)
+        notes.append(f"{who}: {reason}" + ("." if list(gaps) == headings else f" ({', '.join(gaps)})."))
+    return notes
 
 
 def _heading(name: str) -> tuple[str, int]:

@@ -18,8 +18,8 @@ TABLE_FILE, PAGE_FILE, FIGURE = "fidelity.csv", "bench.md", "fidelity"
 
 def bench_rankers(
     studies: Sequence[str | Path], to: str | Path | None = None, reference_seeds: Sequence[int] | None = None
-) -> Path:
-    """Compare the rankings of one or several studies with their references; returns the folder of what is written.
+) -> tuple[Path, dict[str, Any]]:
+    """Compare the rankings of one or several studies with their references; the folder written, and ``bench.json``.
 
     ``bench.json`` (every number), ``fidelity.csv``, ``bench.md`` and the figure as SVG, PDF and PNG: a pure function of
     the stored rankings and final scores. to: needed for several studies; of one it is ``STUDY/bench-rankers``.
@@ -31,7 +31,7 @@ def bench_rankers(
         raise UsageError("STUDY", "two studies have the same name", "folders of different names")
     folder = Path(to) if to else places[0] / FOLDER
     document = bench_document(places, reference_seeds)
-    make_folder(folder)
+    make_folder(folder / "figures")
     write_json(folder / BENCH_FILE, document)
     write_bytes(folder / TABLE_FILE, fidelity_csv(document["summary"]).encode())
     figure = fidelity_figure(
@@ -43,7 +43,7 @@ def bench_rankers(
     if figure is not None:
         write_figure(folder, figure, FIGURE)
     write_bytes(folder / PAGE_FILE, page(document, figure is not None).encode())
-    return folder
+    return folder, document
 
 
 def page(document: Mapping[str, Any], with_figure: bool) -> str:
