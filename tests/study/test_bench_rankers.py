@@ -1,0 +1,160 @@
+"""bench-rankers on a toy study: a reference with seeds of its own, numbers that agree with rankings, real finals."""
+
+import json
+
+import pytest
+
+from sessionwise.analysis.bench_rankers import bench_document, promising, questions, read_final
+from sessionwise.analysis.statistics import spearman
+from sessionwise.cli import main
+from sessionwise.data.store import open_store
+from sessionwise.errors import IntegrityError, UsageError
+from sessionwise.selection import rankers
+from sessionwise.selection.rankers import rank_many
+from sessionwise.study.bench_rankers import bench_rankers
+from sessionwise.study.final_regret import measure_final
+
+HELDOUT = ("sim-heldout-0", "sim-03")
+ASKED = [("full", (42, 77)), ("full", (10, 20)), ("short", (10,)), ("small_proxy", (10,)), ("full", (42,))]
+ASKED += [("trials", (10,)), ("random", (10,))]
+
+
+@pytest.fixture(scope="module")
+def study(toy_store, toy_settings, tmp_path_factory):
+    """Rankings for two held-out sessions, and the final scores of the best ranker."""
+    place = tmp_path_factory.mktemp("bench") / "study"
+    sessions = open_store(toy_store)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rankers, "save_picture", lambda *_: None)
+        for method, seeds in ASKED:
+            how = {
+                "preset": "tiny",
+                "overrides": {**toy_settings, "finetune.steps": 40},
+                "seeds": seeds,
+                "on": "here",
+                "to": place,
+            }
+            rank_many(sessions, list(HELDOUT), method=method, **how)
+    measure_final(place, sessions, top=2, n_methods=1, seeds=(7,), on="here")
+    return place
+
+
+def test_the_reference_has_seeds_that_no_other_ranking_has(study):
+    for question in questions(study):
+        assert question.reference["seeds"] == [42, 77] and question.reference["method"] == "full"
+        assert all(not {42, 77} & set(other["seeds"]) for other in question.others)
+        assert [(d["method"], d["seeds"]) for d in question.left_out] == [("full", [42])]
+    assert [question.heldout for question in questions(study)] == sorted(HELDOUT)
+
+
+def test_another_reference_may_be_asked_for(study):
+    assert questions(study, (10, 20))[0].reference["seeds"] == [10, 20]
+    with pytest.raises(UsageError, match="with the seeds 1, 2"):
+        questions(study, (1, 2))
+
+
+def test_agreement_and_cost_are_those_of_the_rankings(study):
+    document = bench_document([study])
+    for question in questions(study):
+        for other in question.others:
+            (row,) = [
+                row
+                for row in document["rows"]
+                if row["heldout"] == question.name
+                and row["method"].partition(" ")[0] == other["method"]
+                and (len(other["seeds"]) or 0) == int((row["method"].partition("×")[2]) or 0)
+            ]
+            names = sorted(question.scores)
+            mine = {r["session"]: r["score"] for r in other["rows"]}
+            expected = spearman([mine[n] for n in names], [question.scores[n] for n in names])
+            assert row["spearman"] == pytest.approx(expected)
+            assert row["cost_share"] == pytest.approx(
+                other["cost"]["operations"] / question.reference["cost"]["operations"]
+            )
+    shares = {entry["method"]: entry["cost_share"] for entry in document["summary"]}
+    assert shares["full ×2"] == pytest.approx(1, rel=0.01)  # which trials the last epoch holds depends on the seed
+    assert shares["trials"] == 0 < shares["small_proxy ×1"] < shares["short ×1"] < 1
+
+
+def test_final_scores_are_those_of_evaluations_on_test_trials(study):
+    (final, *_), opened = read_final(study).values(), len(list((study / "test-openings").glob("*.json")))
+    (method,) = final["methods"]
+    assert method in ("short ×1", "small_proxy ×1")  # neither a control nor the full procedure
+    assert final["methods"][method]["regret"] == pytest.approx(
+        final["reference"]["bps"] - final["methods"][method]["bps"]
+    )
+    assert all(len(entry["sessions"]) == 2 for entry in (final["reference"], final["random"]))
+    assert set(final["fresh"]) == {"sim-00", "sim-01", "sim-02"} and None not in final["fresh"].values()
+    assert opened >= 2 * (3 * 2 + 1)  # every core of both references, and the sets
+
+
+def test_rank_intervals_are_counted_against_the_rank_on_test_trials(study):
+    document = bench_document([study])
+    final, (question, *_) = read_final(study), questions(study)
+    fresh = final[question.key]["fresh"]
+    true = sorted(fresh, key=lambda name: -fresh[name])
+    (full,) = [d for d in question.others if d["method"] == "full"]
+    inside = sum(r["rank_low"] <= true.index(r["session"]) + 1 <= r["rank_high"] for r in full["rows"])
+    (row,) = [r for r in document["rows"] if r["heldout"] == question.name and r["method"] == "full ×2"]
+    assert sum(low <= rank <= high for low, high, rank in row["inside_fresh"]) == inside
+    (entry,) = [e for e in document["calibration"]["fresh"] if e["method"] == "full ×2"]
+    assert entry["n"] == 6
+    assert "trials" not in {e["method"] for e in document["calibration"]["fresh"]}  # it has no intervals
+
+
+def test_the_same_rankings_give_the_same_files(study, tmp_path):
+    for name in ("a", "b"):
+        bench_rankers([study], tmp_path / name)
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*") if p.is_file())
+    assert len(files) == 6
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    page = (tmp_path / "a" / "bench.md").read_text()
+    assert "42, 77" in page and "Final regret" in page and "full ×1" in page  # named among those left out
+
+
+def test_promising_are_the_best_of_those_that_are_no_control():
+    measured = {"short ×1": 0.5, "short ×2": 0.7, "quality": 0.6, "trials": 0.9, "full ×1": 0.95, "random": 0.1}
+    rows = [{"method": m, "heldout": "h", "cost_share": 0.1, "spearman": rho} for m, rho in measured.items()]
+    assert promising(rows, 2) == ["short ×2", "quality"]
+    assert promising(rows, 5) == ["short ×2", "quality"]
+
+
+def test_the_command_prints_a_table_and_verify_knows_the_folder(study, capsys):
+    main_ok(["bench-rankers", str(study)])
+    printed = capsys.readouterr().out
+    assert "small_proxy ×1" in printed and "noise ceiling" in printed and str(study) in printed
+    assert json.loads((study / "bench-rankers" / "bench.json").read_text())["studies"] == ["study"]
+    main_ok(["verify", str(study)])
+    assert "bench-rankers" not in capsys.readouterr().err
+
+
+def test_what_cannot_be_compared_is_refused(study, tmp_path, toy_store, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench-rankers", str(tmp_path)])
+    assert stop.value.code == 2 and "none to compare with" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["bench-rankers", str(study), str(study)])
+    assert stop.value.code == 2 and "--to" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="lacks session"):
+        measure_final(study, open_store(toy_store).subset(["sim-heldout-0", "sim-03", "sim-00"]))
+
+
+def test_another_recording_under_the_same_name_is_refused(study, toy_store, monkeypatch):
+    sessions = open_store(toy_store)
+    load = type(sessions).load
+
+    def other(self, name, *how):
+        return load(self, "sim-01" if name == "sim-00" else name, *how)
+
+    monkeypatch.setattr(type(sessions), "load", other)
+    with pytest.raises(IntegrityError, match="sim-00"):
+        measure_final(study, sessions)
+
+
+def main_ok(arguments):
+    """The command ends without an exit code, or with 0."""
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        assert stop.code in (0, None)
