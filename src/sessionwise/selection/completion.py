@@ -63,15 +63,11 @@ class MatrixCompletion:
         targets = sorted(context.heldout)
         if len(targets) < MIN_TARGETS:
             found = f"{len(targets)} held-out session{'s' * (len(targets) != 1)}"
-            raise UsageError(
-                f"--method {self.name}",
-                f"{found}; what is learned from the others needs more than two or three",
-                "four or more",
-                "Name four or more with --heldout, or use --method small_proxy",
-            )
+            how = "Name four or more with --heldout, or use --method small_proxy"
+            raise UsageError(f"--method {self.name}", found, "four or more", how)
         cells = measured_cells(pool, targets, context.settings.split_seed)
-        how = (pool, context.settings, context.seeds)
-        whole = [make_plan(context.sessions, target, *how, self.name, controls=False) for target in targets]
+        asked = (pool, context.settings, context.seeds, self.name)
+        whole = [make_plan(context.sessions, target, *asked, controls=False) for target in targets]
         return [_only(plan, cells[plan.heldout]) for plan in whole]
 
     def _completed(self, target: str, table: _Table, plans: Sequence[Plan], context: Context) -> Completed:
