@@ -37,9 +37,9 @@ Ints = NDArray[np.int64]
 
 PARTS = ("row", "side", "interaction", "cell")
 
-# Variances of the grid, in units of the spread of a target's measured scores: a total, the share of ``cell``, and how
-# the three others divide the rest.
-TOTALS = (0.5, 1.0, 2.0)
+# Variances of the grid, in units of the spread of a target's measured scores: a total (far below 1 where that spread is
+# noise), the share of ``cell``, and how the three others divide the rest.
+TOTALS = (0.1, 0.5, 1.0, 2.0)
 CELL_SHARES = (0.05, 0.2, 0.5, 0.8)
 _THIRDS = [(i / 3, j / 3, (3 - i - j) / 3) for i in range(4) for j in range(4 - i)]
 GRID: Floats = np.array(
