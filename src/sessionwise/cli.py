@@ -95,6 +95,7 @@ def rank_command(
         str,
         typer.Option(
             help="full (the paper's procedure) | short | small_proxy | latent_distance | quality | zero_training"
+            " | with several held-out sessions: matrix_completion | ensemble"
             " | controls: own_score | other_targets | trials | random"
         ),
     ] = "full",

@@ -11,7 +11,7 @@ from sessionwise.data.simulate import simulate_pool, write_truth
 from sessionwise.data.store import create_store, open_store
 from sessionwise.errors import UsageError
 from sessionwise.selection import rankers, ranking
-from sessionwise.selection.completion import MatrixCompletion, measured_cells
+from sessionwise.selection.completion import measured_cells
 from sessionwise.selection.rankers import rank_many
 from sessionwise.selection.ranking import ranking_folder
 
@@ -21,11 +21,9 @@ CELLS = measured_cells(POOL, TARGETS, 0)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def known_without_pictures():
-    """The ranker under its name; pictures of held-out recordings take half of the time, and no number needs them."""
+def no_pictures():
+    """Pictures of held-out recordings take half of the time, and no number needs them."""
     with pytest.MonkeyPatch.context() as patch:
-        if MatrixCompletion not in rankers._OURS:
-            patch.setattr(rankers, "_OURS", (*rankers._OURS, MatrixCompletion))
         patch.setattr(rankers, "save_picture", lambda *_: None)
         yield
 

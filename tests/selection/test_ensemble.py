@@ -101,11 +101,9 @@ def test_the_residual_is_that_on_sessions_that_were_left_out():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def known_without_pictures():
-    """The ranker under its name; pictures of held-out recordings take half of the time, and no number needs them."""
+def no_pictures():
+    """Pictures of held-out recordings take half of the time, and no number needs them."""
     with pytest.MonkeyPatch.context() as patch:
-        if Ensemble not in rankers._OURS:
-            patch.setattr(rankers, "_OURS", (*rankers._OURS, Ensemble))
         patch.setattr(rankers, "save_picture", lambda *_: None)
         yield
 

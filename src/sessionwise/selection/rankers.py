@@ -17,8 +17,10 @@ from sessionwise.errors import SessionwiseError, UsageError
 from sessionwise.runs.launch import time_spent
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import RunSpec
+from sessionwise.selection.completion import MatrixCompletion
 from sessionwise.selection.context import Context
 from sessionwise.selection.controls import OtherTargets, OwnScore, Random, Trials
+from sessionwise.selection.ensemble import Ensemble
 from sessionwise.selection.pool import choose_pool
 from sessionwise.selection.procedure import Full, Short, SmallProxy
 from sessionwise.selection.ranking import (
@@ -63,6 +65,8 @@ _OURS: tuple[type[Ranker], ...] = (
     LatentDistance,
     QualityRanker,
     ZeroTraining,
+    MatrixCompletion,
+    Ensemble,
     OwnScore,
     OtherTargets,
     Trials,
