@@ -2,13 +2,12 @@
 
     python benchmarks/rankers.py FOLDER strong realistic              two conditions, three generator seeds each
     python benchmarks/rankers.py FOLDER steinmetz --recordings DIR    each of eight real recordings held out in turn
-    python benchmarks/rankers.py FOLDER none                          twenty pools without closeness, `recommend` only
+    sessionwise bench-rankers FOLDER/strong-0 --store FOLDER/stores/strong-0 --seeds 7      final scores; each pool
+    sessionwise bench-rankers FOLDER/strong-0 FOLDER/strong-1 FOLDER/strong-2 --to FOLDER/strong
+    python benchmarks/rankers.py FOLDER --show strong realistic steinmetz/bench-rankers     the tables of the page
 
-Each makes stores and studies in FOLDER, or goes on with those that are there; nothing is computed twice. Then
-
-    sessionwise bench-rankers FOLDER/strong-* --to FOLDER/strong
-
-makes the tables and the figure. Rankers have the seeds 10 and 20 (and 10 alone); the reference has 42 and 77.
+Stores and studies lie in FOLDER; nothing that is there is computed again. Rankers have the seeds 10 and 20, and 10
+alone; the reference has 42 and 77.
 
 Simulated held-out sessions have hundreds of trials for the final score alone ("fresh" trials: nothing is ranked or
 trained with them), so that the true order of the cores is known well enough to count whether rank intervals hold it.
@@ -30,6 +29,7 @@ from sessionwise.data.session import Session
 from sessionwise.data.simulate import simulate_pool, write_truth
 from sessionwise.data.splits import PARTS, RECORDED_COLUMN, make_split
 from sessionwise.data.store import SessionStore, create_store, open_store
+from sessionwise.io.files import read_json
 from sessionwise.runs.progress import make_progress
 from sessionwise.selection.rankers import rank_many
 
@@ -42,7 +42,6 @@ SETTINGS = {"baseline.epochs": 60}  # the preset's 30 leave the baseline unfinis
 ONE, TWO, REFERENCE = (10,), (10, 20), (42, 77)
 ALONE = ("latent_distance", "quality", "zero_training", "trials", "random")
 TRAINED = ("full", "short", "small_proxy", "own_score")
-CHEAP = ("halving", "set_regression")
 SEVERAL = ("other_targets", "matrix_completion", "ensemble")  # they need several held-out sessions
 TUNED = ("01", "02", "03")  # recordings that settings were chosen on: never held out
 
@@ -51,11 +50,16 @@ def main() -> None:
     """Compute what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("parts", nargs="+", choices=[*SHIFTS, "steinmetz"])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(SHIFTS)}, steinmetz")
     parser.add_argument("--generators", type=int, nargs="+", default=list(GENERATORS))
     parser.add_argument("--recordings", type=Path, help="folder of the Steinmetz recordings")
-    parser.add_argument("--methods", nargs="+", default=[*TRAINED, *ALONE, *CHEAP, *SEVERAL])
+    parser.add_argument("--methods", nargs="+", default=[*TRAINED, *ALONE, *SEVERAL])
+    parser.add_argument("--show", nargs="+", metavar="BENCH", help="folders in FOLDER that bench-rankers wrote")
     options = parser.parse_args()
+    if options.show:
+        print(
+            tables({name.partition("/")[0]: read_json(options.folder / name / "bench.json") for name in options.show})
+        )
     for part in options.parts:
         if part == "steinmetz":
             real(options.folder, options.recordings, options.methods)
@@ -66,6 +70,35 @@ def main() -> None:
             settings = {**SETTINGS, "split": "recorded"}
             methods = [m for m in options.methods if m not in ("matrix_completion", "ensemble")]  # too few held out
             everything(store, options.folder / f"{part}-{generator}", methods, settings, heldout)
+
+
+def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Spearman's rho, cost, rank intervals and final regret: a row a ranker, a column a condition."""
+    names = list(dict.fromkeys(entry["method"] for document in found.values() for entry in document["summary"]))
+    lines = [f"| ranker | {' | '.join(f'{name}: cost | rho [95 %] | regret@1' for name in found)} |"]
+    lines.append("|---|" + "---:|" * 3 * len(found))
+    for name in names:
+        cells = [cell for document in found.values() for cell in _agreement(document, name)]
+        lines.append(f"| `{name.replace(' ', '` ')}" + ("" if " " in name else "`") + f" | {' | '.join(cells)} |")
+    lines += ["", "Noise ceiling of rho: " + ", ".join(f"{n} {d['ceiling']['spearman']:.2f}" for n, d in found.items())]
+    for name, document in found.items():
+        final = document["final"]
+        if final:
+            regrets = (f"{e['method']} {e['mean']:+.4f} (n = {e['n']})" for e in final["regrets"])
+            lines += ["", f"Final regret, {name} (reference {final['reference_bps']:.4f}): {', '.join(regrets)}"]
+        for kind, entries in document["calibration"].items():
+            shares = (f"{e['method']} {e['share']:.2f} [{e['low']:.2f}, {e['high']:.2f}]" for e in entries)
+            lines += ["", f"80 % rank intervals, {name}, {kind} (n = {entries[0]['n']}): {', '.join(shares)}"]
+    return "\n".join(lines)
+
+
+def _agreement(document: Mapping[str, Any], method: str) -> list[str]:
+    entry = next((entry for entry in document["summary"] if entry["method"] == method), None)
+    if entry is None:
+        return ["", "", ""]
+    rho, regret = entry["spearman"], entry["regret1"]
+    interval = f" [{rho['low']:.2f}, {rho['high']:.2f}]" if rho["low"] is not None else ""
+    return [f"{entry['cost_share']:.2f}", f"{rho['mean']:.2f}{interval}", f"{regret['mean']:.3f}"]
 
 
 def real(folder: Path, recordings: Path, methods: Sequence[str]) -> None:

@@ -95,7 +95,8 @@ def rows_of(question: Question, final: Mapping[str, Any] | None, pool_name: str 
         rows.append(
             {
                 "method": label(document),
-                "heldout": question.name,
+                "heldout": question.heldout,  # with several pools it is still one unit of a bootstrap
+                "question": question.name,
                 **({"generator": pool_name} if pool_name else {}),
                 "cost_share": spent / everything if known else None,
                 **fidelity.agreement(_scores(document), question.scores),
