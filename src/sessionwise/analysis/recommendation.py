@@ -20,7 +20,7 @@ from typing import Any
 
 from sessionwise.analysis import pages, recommendation_figures
 from sessionwise.analysis.pages import drop_old_files, flat, write_figure, write_page
-from sessionwise.analysis.recommendation_figures import MEASURED, PREDICTED, against
+from sessionwise.analysis.recommendation_figures import MEASURED, PREDICTED, gain_labels
 from sessionwise.analysis.summary import NOT_JUDGED, ONE_SEED, has_one_seed, require_finite
 from sessionwise.analysis.tables import safe_cell
 from sessionwise.analysis.trial_splits import WORDS, ranking_split
@@ -43,13 +43,15 @@ _HEADLINES = {
     "no difference": "No difference: sessions of the pool are not told apart. Any do as well as far as is known; "
     "{these} {be} the best guess.",
     "not judged": "Not judged: the order is a guess, and {these} {be} its first.",
-    "alone": "Alone: train on this recording alone. No set of sessions that was measured is better.",
-    "everything": "Everything: pretrain on all {pool} sessions of the pool. They are better than fewer.",
+    "alone": "Alone: train on this recording alone, which is better than pretraining on any set of sessions that was "
+    "measured.",
+    "everything": "Everything: pretrain on all {pool} sessions of the pool, which is better than on the best of them.",
 }
 _NOTHING_CHOSEN = {
     "no difference": "No difference: sessions of the pool are not told apart, and none is named.",
     "not judged": "Not judged: no session could be chosen.",
 }
+_THESE, _NOT_THESE = "these sessions", ("alone", "everything")
 
 _PARTS = {"schema", "heldout", "answer", "use", "gains", "sizes", "judgement", "rows", "stages", "budget", "delivered"}
 _PARTS |= {"preset", "seeds", "settings", "warnings", "provenance"}
@@ -85,7 +87,7 @@ def check_recommendation(document: Any, where: str) -> Recommendation:
         if not _entries(document[name], keys):
             raise DataError(where, f"has {name} that are not those of a recommendation", needed, remedy)
     answer = document["answer"]
-    if not isinstance(answer, Mapping) or answer.keys() < _ANSWER or answer["kind"] not in _HEADLINES:
+    if not isinstance(answer, Mapping) or not answer.keys() >= _ANSWER or answer["kind"] not in _HEADLINES:
         found = f"has no answer that is one of: {', '.join(_HEADLINES)}"
         raise DataError(where, found, needed, remedy)
     if (document.get("split") or "random") not in WORDS:
@@ -168,7 +170,7 @@ def _derived(document: Recommendation) -> dict[str, Any]:
     """The words and numbers of the page that the document does not hold but that follow from it."""
     return {
         "headline": headline(document["answer"], len(document["rows"])),
-        "gains": [_gain(gain, has_one_seed(document)) for gain in document["gains"]],
+        "gains": [_gain(*pair, document) for pair in zip(document["gains"], gain_labels(document), strict=True)],
         "sizes": _sizes(document["sizes"]),
         "costs": stage_costs(document),
     }
@@ -214,21 +216,30 @@ def _share(cost: Mapping[str, Any], whole: float | None) -> dict[str, Any]:
     return {**{name: cost[name] for name in _COST}, "share": cost["operations"] / whole if known else None}
 
 
-def _gain(gain: Mapping[str, Any], one_seed: bool) -> dict[str, Any]:
-    """A gain with what it is against, and what was found in a word."""
+def _gain(gain: Mapping[str, Any], label: str, document: Recommendation) -> dict[str, Any]:
+    """A gain with what it is of and against, its label beside the others, and what was found in a word.
+
+    Where the answer is to train alone or on everything, "these sessions" are not those that the answer names.
+    """
     known = gain["mean"] is not None
+    of, _, against = gain["name"].rpartition(" - ")
+    of = of or _THESE
+    if of == _THESE and document["answer"]["kind"] in _NOT_THESE:
+        of = "the sessions ranked first"
     return {
+        "of": of,
         **{name: gain[name] for name in ("name", "mean", "low", "high", "about")},
         "level": gain.get("level"),
-        "against": against(gain["name"]),
+        "against": against,
+        "label": label,
         "how": gain["how"] if known else NOT_MEASURED,
-        "found": _found(gain, one_seed) if known else NOT_MEASURED,
+        "found": _found(gain, has_one_seed(document)) if known else NOT_MEASURED,
     }
 
 
 def _found(gain: Mapping[str, Any], one_seed: bool) -> str:
     if gain["how"] != MEASURED:
-        return f"{PREDICTED}, not measured"
+        return PREDICTED
     if gain["low"] is None or gain["high"] is None:
         return "not judged: no interval"
     if one_seed:
@@ -238,8 +249,9 @@ def _found(gain: Mapping[str, Any], one_seed: bool) -> str:
 
 def _sizes(sizes: Mapping[str, Any] | None) -> dict[str, Any]:
     known = _filled(sizes, ("k", "how", "reason", "rows")) or {"k": None, "how": None, "reason": None, "rows": None}
-    rows = [_filled(row, ("k", "score", "gain", "low", "high")) for row in known["rows"] or ()]
-    return {**known, "how": known["how"] or NOT_MEASURED, "rows": rows}
+    rows = [{**dict.fromkeys(("k", "score", "gain", "low", "high")), **row} for row in known["rows"] or ()]
+    has_gains = any(row["gain"] is not None for row in rows)
+    return {**known, "how": known["how"] or NOT_MEASURED, "rows": rows, "has_gains": has_gains}
 
 
 def _rows(document: Recommendation) -> list[dict[str, Any]]:
@@ -270,7 +282,11 @@ def _figure(folder: Path, name: str, document: Recommendation) -> dict[str, Any]
     drawn = recommendation_figures.draw(name, document)
     if drawn is None:
         return None
-    return {"name": name, "caption": recommendation_figures.caption(name, document), **write_figure(folder, drawn, name)}
+    return {
+        "name": name,
+        "caption": recommendation_figures.caption(name, document),
+        **write_figure(folder, drawn, name),
+    }
 
 
 def _details(document: Recommendation) -> dict[str, Any]:
@@ -292,9 +308,9 @@ def _split(document: Recommendation, provenance: Mapping[str, Any]) -> dict[str,
 
 
 def _short(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Pairs whose long lists are counted: the JSON has them."""
-    counted = [
-        (name, f"{len(value)} entries" if isinstance(value, list) and len(value) > _LONGEST_LIST else value)
+    """Pairs without long lists, which the JSON has, and with a dash for None."""
+    short = [
+        (name, f"in {JSON_FILE}" if isinstance(value, list) and len(value) > _LONGEST_LIST else value)
         for name, value in pairs
     ]
-    return [(name, "–" if value is None else value) for name, value in counted]
+    return [(name, "–" if value is None else value) for name, value in short]

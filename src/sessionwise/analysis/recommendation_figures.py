@@ -36,9 +36,14 @@ def caption(name: str, document: Document) -> str:
     return _CAPTIONS[name](document)
 
 
-def against(name: str) -> str:
-    """What a gain is measured against: ``these sessions - the recording alone`` -> ``the recording alone``."""
-    return name.partition(" - ")[2] or name
+def gain_labels(document: Document) -> list[str]:
+    """What each gain is measured against, or its whole name where the gains are not all of the same sessions.
+
+    ``these sessions - the recording alone`` is of these sessions, against the recording alone.
+    """
+    halves = [gain["name"].partition(" - ") for gain in document["gains"]]
+    alike = len({of for of, _, _ in halves}) == 1 and all(against for _, _, against in halves)
+    return [against if alike else gain["name"] for gain, (_, _, against) in zip(document["gains"], halves, strict=True)]
 
 
 def stage_order(document: Document) -> list[str]:
@@ -56,9 +61,9 @@ def plotted_rows(document: Document) -> list[Row]:
     return [rows[i] for i in sorted(turn[:MOST_ROWS])]
 
 
-def size_value(row: Row) -> str:
-    """What the interval of a size belongs to: its gain where it has one, else its score."""
-    return "score" if row.get("gain") is None else "gain"
+def size_value(rows: Sequence[Row]) -> str:
+    """What is drawn against the number of sessions, and has the intervals: gains where any is known, else scores."""
+    return "gain" if any(row.get("gain") is not None for row in rows) else "score"
 
 
 def gains(document: Document) -> Figure | None:
@@ -66,11 +71,11 @@ def gains(document: Document) -> Figure | None:
     listed = document["gains"]
     if not any(gain.get("mean") is not None for gain in listed):
         return None
-    figure, axes = new_figure(6.0, 1.15 + 0.42 * len(listed))
+    figure, axes = new_figure(5.0, 1.15 + 0.42 * len(listed))
     axes.axvline(0, color=INK, lw=0.9, zorder=1)
     for y, gain in enumerate(listed):
         _gain(axes, gain, y)
-    axes.set_yticks(range(len(listed)), [label(against(gain["name"]), 34) for gain in listed])
+    axes.set_yticks(range(len(listed)), [label(text, 34) for text in gain_labels(document)])
     axes.set_ylim(len(listed) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.08)
@@ -86,13 +91,12 @@ def gains(document: Document) -> Figure | None:
 
 def _gain(axes: Axes, gain: Mapping[str, Any], y: int) -> None:
     if gain.get("mean") is None:
-        place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
-        axes.text(0.015, y, "not measured", color=RED, zorder=5, bbox={"color": "white", "pad": 1.5}, **place)
+        axes.text(0.99, y, "not measured", color=RED, ha="right", va="center", transform=axes.get_yaxis_transform())
         return
     low, high = gain.get("low"), gain.get("high")
-    known = low is not None and high is not None
-    color = BLUE if known and (low > 0 or high < 0) else GREY
-    if known:
+    color = GREY
+    if low is not None and high is not None:
+        color = BLUE if low > 0 or high < 0 else GREY
         axes.plot([low, high], [y, y], color=color, lw=1.8, solid_capstyle="butt", zorder=2)
     axes.plot(gain["mean"], y, "o", ms=6, color=color, mfc=color if gain["how"] == MEASURED else "white", zorder=3)
 
@@ -159,18 +163,18 @@ def _session_legend(figure: Figure, rows: Sequence[Row], stages: Sequence[str]) 
 
 def sizes(document: Document) -> Figure | None:
     """Gain (or score, where no gain is known) against the number of sessions, the recommended number marked."""
-    known = document["sizes"]
-    rows = [row for row in (known or {}).get("rows") or () if row.get(size_value(row)) is not None]
+    known = document["sizes"] or {"rows": (), "how": None}
+    value = size_value(known["rows"] or ())
+    rows = [row for row in known["rows"] or () if row.get(value) is not None]
     if len(rows) < 2 or known["how"] not in (MEASURED, PREDICTED):
         return None
-    value = "gain" if all(size_value(row) == "gain" for row in rows) else "score"
-    rows = sorted((row for row in rows if row.get(value) is not None), key=lambda row: row["k"])
+    rows.sort(key=lambda row: row["k"])
     figure, axes = new_figure(4.6, 3.3)
     for row in rows:
-        if value == size_value(row) and row.get("low") is not None and row.get("high") is not None:
+        if row.get("low") is not None and row.get("high") is not None:
             axes.plot([row["k"]] * 2, [row["low"], row["high"]], color=SKY, lw=2.4, solid_capstyle="butt", zorder=2)
     k, y = [row["k"] for row in rows], [row[value] for row in rows]
-    look = {} if known["how"] == MEASURED else {"mfc": "white"}
+    look: dict[str, Any] = {} if known["how"] == MEASURED else {"mfc": "white"}
     axes.plot(k, y, color=BLUE, marker="o", ms=5, lw=1.0, zorder=3, label=known["how"], **look)
     if known.get("k") is not None:
         axes.axvline(known["k"], color=GREY, ls="--", lw=1, zorder=1, label=f"recommended: {known['k']}")
@@ -180,7 +184,7 @@ def sizes(document: Document) -> Figure | None:
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.grid(axis="y")
     axes.set_xlabel("sessions pretrained on, best first")
-    axes.set_ylabel(f"{'gain' if value == 'gain' else 'score'}, {SCORE}")
+    axes.set_ylabel(f"{value}, {SCORE}")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -221,8 +225,9 @@ def _gains_caption(document: Document) -> str:
     bars = f" Bars: {' or '.join(f'{100 * level:.3g} %' for level in levels)} intervals." if levels else ""
     over = "over validation trials and seeds" if len(document["seeds"]) > 1 else "over validation trials (one seed)"
     return (
-        f"What pretraining on these sessions gains over each alternative; the line is no gain.{bars} Filled: measured, "
-        f"the interval {over}. Open: predicted, the interval is that of the prediction. Blue: it leaves out zero."
+        f"What pretraining on the sessions ranked first gains over each alternative; the line is no gain.{bars} "
+        f"Filled: measured, the interval {over}. Open: predicted, the interval is that of the prediction. Blue: it "
+        "leaves out zero."
     )
 
 
