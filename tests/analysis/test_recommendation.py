@@ -430,6 +430,9 @@ _HOLES = [
     ("n_validation_trials",),
     ("warnings",),
     ("provenance",),
+    ("provenance", "environments", 0, "torch"),
+    ("provenance", "sessions", "01_Cori_2017-01-01"),
+    ("preset",),
     *(("provenance", n) for n in ("sessions", "environments", "overlap")),
     ("settings",),
     *(("gains", 0, n) for n in ("mean", "low", "high", "level", "about")),
@@ -540,6 +543,16 @@ def test_filled_is_measured_and_open_is_predicted():
     points = {round(float(line.get_xdata()[0]), 4): line for line in lines if line.get_marker() == "o"}
     assert points[0.0312].get_markerfacecolor() == recommendation_figures.BLUE
     assert points[0.0153].get_markerfacecolor() == "white" and len(points) == 2
+
+
+def test_captions_say_what_bars_are():
+    document = example_document()
+    document["sizes"]["level"] = 0.8
+    words = {name: recommendation_figures.caption(name, document) for name in recommendation_figures.FIGURES}
+    assert "Bars: 80 % intervals over validation trials and seeds." in words["sizes"]
+    assert "Bars: 95 % intervals." in words["gains"] and "Bars: 80 % intervals." in words["sessions"]
+    one_seed = {**document, "seeds": [10], "sizes": {**document["sizes"], "level": None}}
+    assert "Bars: intervals over validation trials (one seed)." in recommendation_figures.caption("sizes", one_seed)
 
 
 # ---- files ----------------------------------------------------------------------------------------

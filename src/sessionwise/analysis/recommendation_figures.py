@@ -74,7 +74,9 @@ def gains(document: Document) -> Figure | None:
     figure, axes = new_figure(5.0, 1.15 + 0.42 * len(listed))
     axes.axvline(0, color=INK, lw=0.9, zorder=1)
     for y, gain in enumerate(listed):
-        _gain(axes, gain, y)
+        if gain.get("mean") is not None:
+            _gain(axes, gain, y)
+    _not_measured(axes, listed)
     axes.set_yticks(range(len(listed)), [label(text, 34) for text in gain_labels(document)])
     axes.set_ylim(len(listed) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -90,15 +92,21 @@ def gains(document: Document) -> Figure | None:
 
 
 def _gain(axes: Axes, gain: Mapping[str, Any], y: int) -> None:
-    if gain.get("mean") is None:
-        axes.text(0.99, y, "not measured", color=RED, ha="right", va="center", transform=axes.get_yaxis_transform())
-        return
     low, high = gain.get("low"), gain.get("high")
     color = GREY
     if low is not None and high is not None:
         color = BLUE if low > 0 or high < 0 else GREY
         axes.plot([low, high], [y, y], color=color, lw=1.8, solid_capstyle="butt", zorder=2)
     axes.plot(gain["mean"], y, "o", ms=6, color=color, mfc=color if gain["how"] == MEASURED else "white", zorder=3)
+
+
+def _not_measured(axes: Axes, listed: Sequence[Mapping[str, Any]]) -> None:
+    """Words in the empty lines, away from the line of no gain."""
+    means = [gain["mean"] for gain in listed if gain.get("mean") is not None]
+    place: dict[str, Any] = {"x": 0.99, "ha": "right"} if sum(means) >= 0 else {"x": 0.01, "ha": "left"}
+    for y, gain in enumerate(listed):
+        if gain.get("mean") is None:
+            axes.text(y=y, s="not measured", color=RED, va="center", transform=axes.get_yaxis_transform(), **place)
 
 
 def sessions(document: Document) -> Figure | None:
@@ -223,11 +231,10 @@ FIGURES: dict[str, Callable[[Document], Figure | None]] = {
 def _gains_caption(document: Document) -> str:
     levels = sorted({gain["level"] for gain in document["gains"] if gain.get("level") and gain.get("low") is not None})
     bars = f" Bars: {' or '.join(f'{100 * level:.3g} %' for level in levels)} intervals." if levels else ""
-    over = "over validation trials and seeds" if len(document["seeds"]) > 1 else "over validation trials (one seed)"
     return (
         f"What pretraining on the sessions ranked first gains over each alternative; the line is no gain.{bars} "
-        f"Filled: measured, the interval {over}. Open: predicted, the interval is that of the prediction. Blue: it "
-        "leaves out zero."
+        f"Filled: measured, the interval {_over(document)}. Open: predicted, the interval is that of the prediction. "
+        "Blue: it leaves out zero."
     )
 
 
@@ -247,10 +254,15 @@ def _sessions_caption(document: Document) -> str:
 
 
 def _sizes_caption(document: Document) -> str:
-    rows = (document["sizes"] or {}).get("rows") or ()
-    bars = any(row.get("low") is not None for row in rows)
-    what = "intervals over validation trials and seeds" if document["sizes"]["how"] == MEASURED else "of the prediction"
-    return f"How good the best k sessions are together, against k.{f' Bars: {what}.' if bars else ' No intervals.'}"
+    known = document["sizes"]
+    level = f"{100 * known['level']:.3g} % " if known.get("level") else ""
+    what = f"{level}intervals {_over(document) if known['how'] == MEASURED else 'of the prediction'}"
+    bars = f"Bars: {what}." if any(row.get("low") is not None for row in known["rows"]) else "No intervals."
+    return f"How good the best k sessions are together, against k. {bars}"
+
+
+def _over(document: Document) -> str:
+    return "over validation trials and seeds" if len(document["seeds"]) > 1 else "over validation trials (one seed)"
 
 
 _CAPTIONS: dict[str, Callable[[Document], str]] = {
