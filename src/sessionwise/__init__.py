@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from sessionwise.selection.rankers import rank_many as rank_many
     from sessionwise.selection.ranking import Ranking as Ranking
     from sessionwise.selection.ranking import open_ranking as open_ranking
+    from sessionwise.study.bench_rankers import bench_rankers as bench_rankers
     from sessionwise.study.recipe import load_recipe as load_recipe
     from sessionwise.study.recipe import make_recipe as make_recipe
+    from sessionwise.study.recommend import recommend as recommend
     from sessionwise.study.scaling import run_study as run_study
     from sessionwise.training.api import evaluate as evaluate
     from sessionwise.training.api import finetune as finetune
@@ -54,6 +56,8 @@ _PUBLIC = {  # name -> module that defines it
     "load_recipe": "sessionwise.study.recipe",
     "make_recipe": "sessionwise.study.recipe",
     "run_study": "sessionwise.study.scaling",
+    "recommend": "sessionwise.study.recommend",
+    "bench_rankers": "sessionwise.study.bench_rankers",
     "open_results": "sessionwise.analysis.results",
     "pretrain": "sessionwise.training.api",
     "finetune": "sessionwise.training.api",

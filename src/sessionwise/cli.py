@@ -141,6 +141,79 @@ def rank_command(
 
 
 @app.command(
+    "recommend",
+    epilog="Example: sessionwise recommend my-store --heldout 11_Hench_2017-06-18 --budget 40% --to study",
+)
+def recommend_command(
+    store: StorePath,
+    heldout: Annotated[str, typer.Option(metavar="ID", help="The recording to pretrain for.")],
+    to: StudyPath,
+    budget: Annotated[
+        str, typer.Option(help="Share of the full procedure's cost (40%), steps (5000-steps) or time (2h).")
+    ] = "40%",
+    k: Annotated[int, typer.Option("--k", min=1, help="How many sessions to choose.")] = 5,
+    deliver: Annotated[
+        bool, typer.Option("--deliver", help="Also train and keep the best model for the recording; not in the budget.")
+    ] = False,
+    pool: Annotated[
+        str | None, typer.Option(metavar="ID,...|FILTER", help="Ids, or a filter: 'subject != Hench'. [all others]")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="tiny | small | paper")] = "small",
+    seeds: Annotated[str, typer.Option(help="Seeds, as many of them as the budget pays.")] = "10,20,42",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: train.epochs=50")
+    ] = None,
+    on: Executor = "processes",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs again that failed before.")] = False,
+) -> None:
+    """Say which sessions to pretrain on for a recording, what that gains, and how sure it is, within a budget.
+
+    The answer may be that it makes no difference. What is stored in STUDY is not computed again.
+    """
+    whole_seeds = _whole_numbers("--seeds", seeds)
+    with _workers_from_now(on, to):
+        from sessionwise.data.store import open_store
+        from sessionwise.runs.progress import make_progress
+        from sessionwise.study.recommend import recommend
+
+        found = recommend(
+            open_store(store),
+            heldout,
+            budget=budget,
+            k=k,
+            pool=pool,
+            preset=preset,
+            seeds=whole_seeds,
+            overrides=set_ or (),
+            to=to,
+            deliver=deliver,
+            on=on,
+            progress=make_progress(),
+            retry_failed=retry_failed,
+        )
+    _print_recommendation(found.document)
+    print(f"report: {shown(found.folder / 'index.html')}")
+    _exit_if_failed([row for row in found.document["rows"] if row["state"] not in ("done", "left out")])
+
+
+def _print_recommendation(document: Any) -> None:
+    answer, spent = document["answer"], document["budget"]
+    rows = []
+    for row in document["rows"]:
+        chance = _number(row["p_top"].get(str(answer["k"])), 2)
+        span = row["state"] if row["rank"] is None else _span(row)
+        mark = "yes" if row["chosen"] else None
+        rows.append([row["rank"], row["session"], mark, _number(row["score"], 4), span, chance, row["stage"]])
+    columns = ["rank", "session", "chosen", "bits/spike", "80 % rank", f"P(top {answer['k']})", "score from"]
+    print_table(columns, rows, right=[name for name in columns if name not in ("session", "chosen", "score from")])
+    print(f"\n{answer['kind']}: {shown(', '.join(answer['sessions']) or 'no session')}")
+    print(shown(answer["text"]))
+    if document["delivered"]:
+        print(f"model: {shown(document['delivered']['text'])}")
+    print(f"spent {spent['share']:.0%} of the full procedure's cost; asked for {spent['asked']}")
+
+
+@app.command(
     "study",
     epilog="Example: sessionwise study recipes/demo.toml --dry-run; without --dry-run and with --to STUDY it runs",
 )

@@ -51,10 +51,10 @@ def keep_picture(folder: Path, session: Session, split: Split, trainval_hash: st
 
 
 def find_picture(study: Path, ranking: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The kept picture of a ranking's held-out session: its bytes, caption, data URI and size in CSS pixels."""
+    """The kept picture of a document's held-out session: its bytes, caption, data URI and size in CSS pixels."""
     heldout = ranking["heldout"]
     wanted = (heldout, ((ranking.get("provenance") or {}).get("sessions") or {}).get(heldout))
-    for path in sorted((Path(study) / "rankings" / folder_name(heldout)).glob(f"*/{ABOUT_FILE}")):
+    for path in sorted(Path(study).glob(f"r*/{folder_name(heldout)}/*/{ABOUT_FILE}")):  # rankings, recommendations
         about, content = _kept(path.parent) or ({}, b"")
         if (about.get("session"), about.get("trainval_hash")) == wanted:
             uri = "data:image/png;base64," + base64.b64encode(content).decode()

@@ -76,7 +76,7 @@ def verify_study(study: Path, say: Callable[[str], None] = lambda text: None) ->
     look = _Look(found, say)
     look.runs()
     look.sealed(study, inside=False)
-    for ranking in sorted(study.glob("rankings/*/*/")):
+    for ranking in sorted([*study.glob("rankings/*/*/"), *study.glob("recommendations/*/*/")]):
         look.sealed(ranking)
     if (study / "report").is_dir():
         look.sealed(study / "report")

@@ -1,0 +1,178 @@
+"""A recommendation on a toy store: who is tried, what it costs, what is said, and that no test trial matters."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sessionwise.analysis.activity import Quality
+from sessionwise.analysis.recommendation import check_recommendation
+from sessionwise.analysis.summary import require_finite
+from sessionwise.cli import main
+from sessionwise.data.session import make_session
+from sessionwise.data.splits import make_split
+from sessionwise.data.store import create_store, open_store
+from sessionwise.errors import LeakageError, UsageError
+from sessionwise.selection.context import Context
+from sessionwise.study import recommend as module
+from sessionwise.study.recommend import recommend
+from sessionwise.study.search import FULL, SMALL, Search, _merge, clearly_bad, search
+from sessionwise.training.presets import preset
+
+HELDOUT, POOL = "sim-heldout-0", ["sim-00", "sim-01", "sim-02", "sim-03"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures():
+    """Pictures of held-out recordings take seconds, and no number depends on them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "keep_picture", lambda *_: None)
+        yield
+
+
+def ask(store, study, settings, budget="400%", **more):
+    options = {"preset": "tiny", "overrides": settings, "seeds": (10, 20), "on": "here", "to": study, "k": 2}
+    return recommend(open_store(store), HELDOUT, budget=budget, **{**options, **more})
+
+
+@pytest.fixture(scope="module")
+def rich(toy_store, toy_settings, tmp_path_factory):
+    """With a budget for everything, and the model."""
+    return ask(toy_store, tmp_path_factory.mktemp("rich") / "study", toy_settings, deliver=True)
+
+
+def test_the_document_is_whole_and_lies_beside_its_page(rich):
+    stored = json.loads((rich.folder / "recommendation.json").read_text())
+    check_recommendation(stored, "here")
+    require_finite(stored, "here")
+    assert stored == rich.document and (rich.folder / "index.html").stat().st_size > 10_000
+    assert {row["session"] for row in stored["rows"]} == set(POOL)
+    assert [row["session"] for row in stored["rows"] if row["chosen"]] == rich.sessions
+    assert rich.kind in ("sessions", "unexplained", "size only", "no difference", "alone", "everything")
+    assert stored["seeds"] == [10, 20]
+
+
+def test_gains_are_measured_when_they_can_be_paid(rich):
+    alone, everything = rich.document["gains"]
+    for entry in (alone, everything):
+        assert entry["how"] == "measured" and entry["low"] < entry["mean"] < entry["high"]
+        assert "full cores, seeds 10, 20" in entry["about"]
+    assert alone["name"].endswith("the recording alone") and everything["name"].endswith("all of the pool")
+    if alone["high"] < 0:
+        assert rich.kind == "alone" and rich.sessions == []
+
+
+def test_what_was_spent_is_the_sum_of_the_stages(rich):
+    document = rich.document
+    spent = sum(stage["cost"]["operations"] for stage in document["stages"])
+    assert document["budget"]["spent_operations"] == pytest.approx(spent, rel=0.05)  # early ends, and the last epoch
+    assert document["budget"]["operations"] == 4 * document["budget"]["full_operations"]
+    small = next(stage for stage in document["stages"] if stage["name"] == SMALL)
+    assert small["cost"]["runs"] == 2 * 2 * small["n_in"]
+
+
+def test_the_model_is_delivered(rich):
+    model = rich.document["delivered"]
+    assert (rich.folder / "model" / "model.json").exists() and model["trained"] in {e["name"] for e in model["scores"]}
+
+
+def test_a_budget_for_small_cores_alone_buys_an_order_and_says_so(toy_store, toy_settings, tmp_path):
+    whole = ask(toy_store, tmp_path / "probe", toy_settings, "400%").document
+    small = next(stage for stage in whole["stages"] if stage["name"] == SMALL)["cost"]["operations"]
+    share = 100 * small / whole["budget"]["full_operations"]
+    found = ask(toy_store, tmp_path / "study", toy_settings, f"{1.02 * share:.1f}%")
+    assert {row["stage"] for row in found.document["rows"]} == {SMALL}
+    assert all(entry["how"] == "not measured" and entry["mean"] is None for entry in found.document["gains"])
+    one = ask(toy_store, tmp_path / "study", toy_settings, f"{0.6 * share:.1f}%")
+    assert one.kind == "not judged" and one.document["seeds"] == [10] and len(one.sessions) == 2
+    with pytest.raises(UsageError, match=r"--budget.*small cores for 4 sessions"):
+        ask(toy_store, tmp_path / "study", toy_settings, "1%")
+
+
+def test_again_computes_nothing_and_gives_the_same_bytes(rich, toy_store, toy_settings, tmp_path):
+    study = rich.folder.parents[2]
+    before = {p.name: p.read_bytes() for p in rich.folder.iterdir() if p.is_file() and p.name != "timing.json"}
+    again = ask(toy_store, study, toy_settings, deliver=True)
+    assert json.loads((again.folder / "timing.json").read_text())["added"]["runs"] == 0
+    elsewhere = ask(toy_store, tmp_path / "new", toy_settings, deliver=True, pool=POOL[::-1])
+    for folder in (again.folder, elsewhere.folder):
+        for name, content in before.items():
+            assert (folder / name).read_bytes() == content, name
+
+
+def test_test_trials_play_no_part(rich, toy_store, toy_settings, tmp_path):
+    """All test trials of all sessions replaced by garbage: the same recommendation."""
+    source, garbled = open_store(toy_store), create_store(tmp_path / "store")
+    for number, name in enumerate(source.ids):
+        session = source.session(name)
+        counts = np.array(session.counts)
+        test = make_split(name, session.trial_ids).test
+        counts[test] = np.random.default_rng(number).integers(0, 9, counts[test].shape)
+        facts = {f: getattr(session, f) for f in ("bin_s", "window_s", "trial_ids", "areas", "unit_ids", "subject")}
+        garbled.add(make_session(name, counts, **facts))
+    found = ask(tmp_path / "store", tmp_path / "study", toy_settings)
+    for part in ("answer", "gains", "judgement", "stages", "budget"):
+        assert found.document[part] == rich.document[part], part
+
+
+def test_leaks_and_unknown_budgets_are_refused_before_anything_is_trained(toy_store, toy_settings, tmp_path):
+    with pytest.raises(LeakageError):
+        ask(toy_store, tmp_path / "study", toy_settings, pool=[HELDOUT, *POOL])
+    with pytest.raises(UsageError, match="--budget"):
+        ask(toy_store, tmp_path / "study", toy_settings, "soon")
+    assert not (tmp_path / "study" / "runs").exists()
+
+
+def test_the_clearly_bad_are_left_out_but_never_half_of_the_pool():
+    def one(trials, reliability):
+        return Quality(trials, 50, float(np.log(trials)), 0.1, reliability, 0.2)
+
+    usual = {name: one(200, 0.9) for name in "abcde"}
+    assert clearly_bad("abcde", usual) == {}
+    found = clearly_bad("abcde", {**usual, "a": one(40, 0.9), "b": one(200, 0.1)})
+    assert found.keys() == {"a", "b"} and "40 trials" in found["a"] and "0.10" in found["b"]
+    assert clearly_bad("abcd", {**usual, "a": one(40, 0.9), "b": one(200, 0.1)}) == {}
+
+
+def test_scores_of_small_cores_move_to_the_scale_of_the_full_procedure():
+    rng = np.random.default_rng(0)
+    spikes = np.full(20, 30.0)
+    found = Search(names=["a", "b", "c"], stage=dict.fromkeys("abc", SMALL))
+    found.scores, found.halves = np.array([0.1, 0.2, 0.3]), np.array([[0.1, 0.2, 0.3]] * 2)
+    found.draws = found.scores + 0.01 * rng.standard_normal((2000, 3))
+    gains = np.array([0.4, 0.5])[:, None, None] * 30 * np.log(2) * np.ones((2, 2, 20))  # a: 0.4, c: 0.5, no noise
+    _merge(found, ["a", "c"], gains, spikes)
+    # Those with both moved by (0.3 + 0.2) / 2; b moves with them.
+    assert found.scores == pytest.approx([0.4, 0.45, 0.5]) and found.halves[0] == pytest.approx([0.4, 0.45, 0.5])
+    assert found.draws.mean(axis=0) == pytest.approx([0.4, 0.45, 0.5], abs=0.002)
+    assert found.stage == {"a": FULL, "b": SMALL, "c": FULL}
+
+
+def test_contested_sessions_get_the_full_procedure(toy_store, toy_settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("sessionwise.study.search.OUT", -1.0)  # everybody is contested
+    monkeypatch.setattr("sessionwise.study.search.IN", 2.0)
+    sessions, settings = open_store(toy_store), preset("tiny", toy_settings)
+    context = Context(sessions, settings, (10, 20), (HELDOUT,), tmp_path / "study", "here")
+    alike = {name: Quality(90, 10, 4.5, 0.1, 0.9, 0.2) for name in POOL}
+    found = search(HELDOUT, POOL, alike, 2, 10**15, context)
+    assert set(found.stage.values()) == {FULL} and "4 contested, the budget pays 4" in found.stages[-1]["about"]
+    one = found.stages[-1]["cost"]["operations"] / 4
+    small = found.stages[1]["cost"]["operations"]
+    monkeypatch.setattr("sessionwise.study.search.reserve", lambda *_: 0)
+    some = search(HELDOUT, POOL, alike, 2, int(small * 1.1 + 2.2 * one), context)
+    assert sorted(some.stage.values()) == [FULL, FULL, SMALL, SMALL]
+
+
+def test_the_command_says_the_answer(rich, toy_store, toy_settings, capsys):
+    study = rich.folder.parents[2]
+    changes = [part for name, value in toy_settings.items() for part in ("--set", f"{name}={value}")]
+    how = ["--heldout", HELDOUT, "--preset", "tiny", "--seeds", "10,20", "--k", "2", "--on", "here", *changes]
+    try:
+        main(["recommend", str(toy_store), *how, "--budget", "400%", "--to", str(study)])
+    except SystemExit as stop:
+        assert stop.code in (0, None)
+    printed = capsys.readouterr().out
+    assert f"{rich.kind}: " in printed and "Against the recording alone" in printed and "index.html" in printed
+    with pytest.raises(SystemExit) as stop:
+        main(["recommend", str(toy_store), *how, "--budget", "fast", "--to", str(study)])
+    assert stop.value.code == 2 and "--budget" in capsys.readouterr().err
