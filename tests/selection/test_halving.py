@@ -102,9 +102,8 @@ def test_those_hardly_among_the_best_leave_and_half_stays(made):
 def test_what_rungs_share_is_counted_once(made):
     context, _ = made
     found = up(context)
-    same = climb(
-        HELDOUT, ["sim-00", "sim-01"], 2 * ladder(context.settings, 1), context, top=1, budget=None, method="x"
-    )
+    twice = 2 * ladder(context.settings, 1)
+    same = climb(HELDOUT, POOL[:2], twice, context, top=1, budget=None, method="test", stay=1.0)
     assert len(found.stages[0].specs) == 8 * 2 * 2 and len(found.stages[1].specs) == 4 * 2 * 2
     assert same.stages[1].specs == () and same.stages[1].operations == 0
     assert found.stages[0].operations == estimate(found.stages[0].specs, context)
