@@ -142,15 +142,15 @@ def rank_command(
 
 @app.command(
     "recommend",
-    epilog="Example: sessionwise recommend my-store --heldout 11_Hench_2017-06-18 --budget 40% --to study",
+    epilog="Example: sessionwise recommend my-store --heldout 11_Hench_2017-06-18 --budget 50% --to study",
 )
 def recommend_command(
     store: StorePath,
     heldout: Annotated[str, typer.Option(metavar="ID", help="The recording to pretrain for.")],
     to: StudyPath,
     budget: Annotated[
-        str, typer.Option(help="Share of the full procedure's cost (40%), steps (5000-steps) or time (2h).")
-    ] = "40%",
+        str, typer.Option(help="Share of the full procedure's cost (50%), steps (5000-steps) or time (2h).")
+    ] = "50%",
     k: Annotated[int, typer.Option("--k", min=1, help="How many sessions to choose.")] = 5,
     deliver: Annotated[
         bool, typer.Option("--deliver", help="Also train and keep the best model for the recording; not in the budget.")
@@ -197,6 +197,8 @@ def recommend_command(
 
 
 def _print_recommendation(document: Any) -> None:
+    from sessionwise.study.recommend import gain_words
+
     answer, spent = document["answer"], document["budget"]
     rows = []
     for row in document["rows"]:
@@ -208,6 +210,8 @@ def _print_recommendation(document: Any) -> None:
     print_table(columns, rows, right=[name for name in columns if name not in ("session", "chosen", "score from")])
     print(f"\n{answer['kind']}: {shown(', '.join(answer['sessions']) or 'no session')}")
     print(shown(answer["text"]))
+    for entry in document["gains"]:
+        print(gain_words(entry))
     if document["delivered"]:
         print(f"model: {shown(document['delivered']['text'])}")
     print(f"spent {spent['share']:.0%} of the full procedure's cost; asked for {spent['asked']}")

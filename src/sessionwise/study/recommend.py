@@ -51,7 +51,7 @@ from sessionwise.study.search import FILTER, clearly_bad, operations_of, search,
 from sessionwise.training.jobs import environment
 from sessionwise.training.presets import Settings
 
-K, BUDGET = 5, "40%"
+K, BUDGET = 5, "50%"
 THESE, ALONE, EVERYTHING = "these sessions", "the recording alone", "all of the pool"
 USE = "frozen core, new stitchers"
 _NOTHING = {"mean": None, "low": None, "high": None, "level": 0.95}
@@ -93,7 +93,7 @@ def recommend(
 ) -> Recommendation:
     """Recommend sessions of the pool to pretrain on for one held-out session.
 
-    budget: ``"40%"`` of the full procedure's operations, ``"5000-steps"`` or ``"2h"``. k: how many sessions to choose.
+    budget: ``"50%"`` of the full procedure's operations, ``"5000-steps"`` or ``"2h"``. k: how many sessions to choose.
     deliver: also train and keep the model that validation prefers, outside the budget. The other parameters, and what
     is raised, are those of ``rank_many``; UsageError also when the budget does not pay small cores for every session.
     """
@@ -103,7 +103,7 @@ def recommend(
     problems += seed_problems(seeds) + study_problems(study, sessions)
     chosen_pool = choose_pool(sessions, [heldout], pool, problems)
     context = Context(sessions, settings, tuple(sorted(seeds)), (heldout,), study, on, progress, retry_failed)
-    folder = recommendation_folder(context, heldout, chosen_pool, budget, k)
+    folder = recommendation_folder(context, heldout, chosen_pool, budget, k, deliver)
     full = make_plan(sessions, heldout, chosen_pool, settings, context.seeds).specs
     settled = settle_budget(budget, full, sessions, heldout, settings, folder, on)
     answer = _Answer(heldout, chosen_pool, min(k, len(chosen_pool)), settled, context)
@@ -123,11 +123,14 @@ def recommend(
     return Recommendation(document, folder)
 
 
-def recommendation_folder(context: Context, heldout: str, pool: Sequence[str], budget: str, k: int) -> Path:
+def recommendation_folder(
+    context: Context, heldout: str, pool: Sequence[str], budget: str, k: int, deliver: bool = False
+) -> Path:
     """``recommendations/<held-out>/<8 hex of what was asked>`` in a study."""
     content = {name: context.load(name).trainval_hash for name in (*pool, heldout)}
-    asked = {"settings": context.settings.model_dump(), "seeds": context.seeds, "content": content}
-    tag = sha256_bytes(canonical_json({**asked, "budget": "".join(budget.lower().split()), "k": k}))[:8]
+    asked: dict[str, Any] = {"settings": context.settings.model_dump(), "seeds": context.seeds, "content": content}
+    asked |= {"budget": "".join(budget.lower().split()), "k": k, "deliver": deliver}
+    tag = sha256_bytes(canonical_json(asked))[:8]
     return context.study / "recommendations" / folder_name(heldout) / tag
 
 
@@ -167,7 +170,7 @@ class _Answer:
             "split": settings.split,
             "n_validation_trials": len(data.split.validation),
             "settings": settings.model_dump(),
-            "score_label": "bits per spike, on the scale of the last stage",
+            "score_label": "bits per spike",
             "closeness": self._closeness(rows),
             "warnings": self._warnings(),
             "provenance": provenance_of(self.target, self.pool, settings, specs, context.sessions, context.store),
@@ -200,20 +203,25 @@ class _Answer:
             return [{"name": f"{THESE} - {o}", **_NOTHING, "how": "not measured", "about": why} for o in others]
         seeds = self.context.seeds[: found.n_seeds]
         inner = Context(**{**vars_of(self.context), "seeds": seeds})
-        for settings, how, cores in (
-            (self.context.settings, "measured", "full cores"),
-            (small(self.context.settings), "predicted", "from cores of half the widths"),
+        why = "the rest of the budget does not pay for it"
+        entries = {o: {"name": f"{THESE} - {o}", **_NOTHING, "how": "not measured", "about": why} for o in others}
+        smaller = small(self.context.settings), "predicted", "from cores of half the widths"
+        for (settings, how, cores), against in (
+            ((self.context.settings, "measured", "full cores"), others),
+            (smaller, others),
+            (smaller, [ALONE]),
         ):
             arms = self._arms(settings, inner)
-            runs = [spec for arm in arms.values() for spec in arm.runs]
+            runs = [spec for name in (THESE, *against) for spec in arms[name].runs]
             spent = operations_of(runs, inner)
             if found.spent + spent <= self.budget.operations:
-                self._compute(runs, spent, how, cores, inner)
+                self._compute(runs, spent, f"{how} with {cores}: {', '.join([THESE, *against])}", inner)
                 about = f"{cores}, seeds {', '.join(map(str, seeds))}; chosen on other trials than judged on"
-                entries = [difference(arms[THESE], arms[other], inner) for other in others]
-                return [e if e["mean"] is None else {**e, "how": how, "about": about} for e in entries]
-        why = "the rest of the budget does not pay for it"
-        return [{"name": f"{THESE} - {o}", **_NOTHING, "how": "not measured", "about": why} for o in others]
+                for other in against:
+                    entry = difference(arms[THESE], arms[other], inner)
+                    entries[other] = entry if entry["mean"] is None else {**entry, "how": how, "about": about}
+                break
+        return list(entries.values())
 
     def _halves_can_judge(self) -> bool:
         counts = self.context.load(self.target).counts("validation").sum(axis=(1, 2))
@@ -226,7 +234,7 @@ class _Answer:
         arms = {name: set_arm(name, both, self.target, settings, context) for name, both in sets.items()}
         return {**arms, ALONE: alone_arm(ALONE, self.target, settings, context)}
 
-    def _compute(self, runs: Sequence[RunSpec], spent: int, how: str, cores: str, context: Context) -> None:
+    def _compute(self, runs: Sequence[RunSpec], spent: int, about: str, context: Context) -> None:
         context.compute(runs)
         for name in ("asked", "outcomes"):
             getattr(self.context, name).update(getattr(context, name))
@@ -236,7 +244,7 @@ class _Answer:
         self.search.stages.append(
             {
                 "name": "gains",
-                "about": f"{how} with {cores}: the chosen sessions, all of the pool, the recording alone",
+                "about": about,
                 "n_in": len(self.search.names),
                 "n_on": self.k,
                 "left": [],
@@ -256,11 +264,7 @@ class _Answer:
             kind, sessions = "everything", self.order
         else:
             sessions = self.order[: self.k]
-        return {"kind": kind, "sessions": sessions, "k": len(sessions), "text": self._text()}
-
-    def _text(self) -> str:
-        alone, everything = (_gain_words(entry) for entry in self.gains)
-        return f"{self.judgement.text} {alone} {everything}"
+        return {"kind": kind, "sessions": sessions, "k": len(sessions), "text": self.judgement.text}
 
     def _sizes(self) -> dict[str, Any]:
         return {
@@ -339,7 +343,8 @@ def vars_of(context: Context) -> dict[str, Any]:
     return {name: getattr(context, name) for name in names}
 
 
-def _gain_words(entry: Mapping[str, Any]) -> str:
+def gain_words(entry: Mapping[str, Any]) -> str:
+    """A gain in a sentence."""
     what = entry["name"].partition(" - ")[2]
     if entry["mean"] is None:
         return f"Against {what}: not measured ({entry['about']})."
