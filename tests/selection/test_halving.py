@@ -250,12 +250,13 @@ def settings(toy_settings):
 
 @pytest.fixture(scope="module")
 def asked(toy_store, settings, tmp_path_factory):
+    """A study with halving, and the full procedure after it."""
     study = tmp_path_factory.mktemp("halved") / "study"
-    return study, ask(toy_store, study, settings)
+    return study, ask(toy_store, study, settings), ask(toy_store, study, settings, method="full")
 
 
 def test_the_document_says_who_reached_what(asked):
-    study, found = asked
+    study, found, _ = asked
     document = json.loads((ranking_folder(study, found.document) / "ranking.json").read_text())
     check_ranking(document, "halving")
     require_finite(document, "halving")
@@ -275,23 +276,27 @@ def test_the_document_says_who_reached_what(asked):
     assert document["rows"][0]["session"] in document["verdict"]["text"]
 
 
-def test_what_full_has_stored_is_used_and_the_bytes_are_the_same(asked, toy_store, settings, tmp_path):
-    study, found = asked
-    full = ask(toy_store, tmp_path, settings, method="full")
-    again = ask(toy_store, tmp_path, settings)
-    folders = [ranking_folder(study, found.document), ranking_folder(tmp_path, again.document)]
-    assert folders[0].name == folders[1].name
-    for file in ("ranking.json", "ranking.csv"):
-        assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
-    added = json.loads((folders[1] / "timing.json").read_text())["added"]
+def test_the_last_rung_is_the_full_procedure_and_its_runs_are_shared(asked):
+    study, found, full = asked
     stages = {stage["name"]: stage for stage in found.document["stages"]}
-    # The shortest pretrainings, and the short finetunings; whole cores and the last rung are those of `full`.
-    assert added["by_kind"]["pretrain"]["runs"] == 4
-    assert added["by_kind"]["finetune"]["runs"] == 4 + stages[WHOLE]["n_in"]
-    for row in found.document["rows"]:
-        if row["stage"] == FULL:
-            assert row["score"] == pytest.approx(full.scores[row["session"]])
-    assert any(row["stage"] == FULL for row in found.document["rows"])
+    added = json.loads((ranking_folder(study, full.document) / "timing.json").read_text())["added"]
+    # The first seed's whole cores of those on the second rung, and all that the last rung trained.
+    last = stages[FULL]["n_in"]
+    assert added["by_kind"]["pretrain"]["runs"] == 8 - stages[WHOLE]["n_in"] - last
+    assert added["by_kind"]["finetune"]["runs"] == 8 + 2 - 2 * last  # with the random core
+    assert [row["score"] for row in found.document["rows"] if row["stage"] == FULL] == [
+        pytest.approx(full.scores[row["session"]]) for row in found.document["rows"] if row["stage"] == FULL
+    ]
+    assert all(row["runs"] for row in found.document["rows"]) and last >= 2
+
+
+def test_stored_runs_are_used_and_the_bytes_are_the_same(asked, toy_store, settings):
+    study, found, _ = asked
+    folder = ranking_folder(study, found.document)
+    before = {name: (folder / name).read_bytes() for name in ("ranking.json", "ranking.csv")}
+    ask(toy_store, study, settings)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert json.loads((folder / "timing.json").read_text())["added"]["runs"] == 0
 
 
 def test_a_failed_pretraining_is_a_row(toy_store, settings, tmp_path, monkeypatch):
