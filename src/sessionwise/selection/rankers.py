@@ -21,6 +21,7 @@ from sessionwise.selection.completion import MatrixCompletion
 from sessionwise.selection.context import Context
 from sessionwise.selection.controls import OtherTargets, OwnScore, Random, Trials
 from sessionwise.selection.ensemble import Ensemble
+from sessionwise.selection.halving import Halving
 from sessionwise.selection.pool import choose_pool
 from sessionwise.selection.procedure import Full, Short, SmallProxy
 from sessionwise.selection.ranking import (
@@ -62,6 +63,7 @@ _OURS: tuple[type[Ranker], ...] = (
     Full,
     Short,
     SmallProxy,
+    Halving,
     LatentDistance,
     QualityRanker,
     ZeroTraining,
