@@ -94,7 +94,7 @@ def rank_command(
     method: Annotated[
         str,
         typer.Option(
-            help="full (the paper's procedure) | short | small_proxy | halving | latent_distance"
+            help="full (the paper's procedure) | short | small_proxy | halving | set_regression | latent_distance"
             " | quality | zero_training"
             " | with several held-out sessions: matrix_completion | ensemble"
             " | controls: own_score | other_targets | trials | random"

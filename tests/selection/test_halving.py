@@ -268,8 +268,8 @@ def test_the_document_says_who_reached_what(asked):
     n_last = sum(row["stage"] == last for row in document["rows"])
     assert n_last == document["stages"][-1]["n_in"] >= 2
     assert (
-        f"{n_last} sessions of {last}" in document["score_kind"]
-        or "all scores are of one rung" in document["score_kind"]
+        f"{n_last} scores of '{last}'" in document["score_kind"]
+        or f"all scores are of '{last}'" in document["score_kind"]
     )
     assert all(row["low95"] < row["score"] < row["high95"] for row in document["rows"])
     assert document["rows"][0]["session"] in document["verdict"]["text"]

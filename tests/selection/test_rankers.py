@@ -27,7 +27,7 @@ HELDOUT, OTHER = "sim-heldout-0", "sim-03"
 TRAINED = ("full", "short", "small_proxy")
 FREE = ("latent_distance", "quality", "zero_training", "trials", "random")
 METHODS = (*TRAINED, *FREE, "own_score", "other_targets")
-ELSEWHERE = ("halving", "matrix_completion", "ensemble")  # they have tests of their own
+ELSEWHERE = ("halving", "set_regression", "matrix_completion", "ensemble")  # they have tests of their own
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -229,7 +229,7 @@ def test_an_unknown_method_is_told_with_what_else_is_wrong(toy_store, toy_settin
 def test_the_page_names_every_method_and_its_example_works(toy_store, toy_settings, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "rankers.md").read_text()
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == [
-        *("full", "short", "small_proxy", "halving", "latent_distance", "quality", "zero_training"),
+        *("full", "short", "small_proxy", "halving", "set_regression", "latent_distance", "quality", "zero_training"),
         *("matrix_completion", "ensemble"),
         *("own_score", "other_targets", "trials", "random"),
     ]

@@ -30,10 +30,9 @@ SEEDS = (10, 20)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def known():
-    """The ranker by its name; pictures of held-out recordings take half of the time, and no number needs them."""
+def no_pictures():
+    """Pictures of held-out recordings take half of the time, and no number needs them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rankers, "_OURS", (*rankers._OURS, SetRegression))
         patch.setattr(rankers, "save_picture", lambda *_: None)
         yield
 

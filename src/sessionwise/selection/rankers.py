@@ -35,6 +35,7 @@ from sessionwise.selection.ranking import (
     seed_problems,
     study_problems,
 )
+from sessionwise.selection.set_regression import SetRegression
 from sessionwise.selection.zero_training import LatentDistance, QualityRanker, ZeroTraining
 from sessionwise.training.jobs import environment
 from sessionwise.training.presets import nearest
@@ -64,6 +65,7 @@ _OURS: tuple[type[Ranker], ...] = (
     Short,
     SmallProxy,
     Halving,
+    SetRegression,
     LatentDistance,
     QualityRanker,
     ZeroTraining,

@@ -310,15 +310,15 @@ def _noise_reason(p_top: float, slots: int) -> str:
 
 
 def _reached(found: Climb) -> str:
-    """How many sessions were scored on which rung, and where the others' scores come from."""
+    """How many scores are of the last rung, and where the others come from."""
     names = [stage.name for stage in found.stages]
     reached = {name: sum(rung == name for rung in found.rung.values()) for name in names}
     counted = {name: n for name, n in reached.items() if n}
     if len(counted) < 2:
-        return "; ".join(f"all scores are of one rung: {name}" for name in counted) or "no training ended"
+        return "; ".join(f"all scores are of '{name}'" for name in counted) or "no training ended"
     *earlier, last = counted.items()
-    others = ", ".join(f"{n} of {name}" for name, n in earlier)
-    return f"{last[1]} sessions of {last[0]}; {others}, moved to that scale by the mean difference of those with both"
+    others = " and ".join(f"{n} of '{name}'" for name, n in earlier)
+    return f"{last[1]} scores of '{last[0]}'; {others}, moved to that scale by the mean difference of those with both"
 
 
 def _verdict(method: str, rows: Sequence[Mapping[str, Any]], found: Climb) -> str:
