@@ -141,6 +141,19 @@ def test_the_budget_admits_the_most_probable_first(made):
     assert only.stop == "budget: it pays for 1 of 4 contested on the next rung (rung 1)" and only.on == ()
 
 
+def test_what_an_earlier_rung_trained_is_not_paid_again(made):
+    context, _ = made
+    pool = [f"sim-0{i}" for i in range(8)]
+    longer = context.settings.finetune.model_copy(update={"epochs": 40})
+    settings = {"short": context.settings, "long": context.settings.model_copy(update={"finetune": longer})}
+    ladder = [Rung(name, how, SEEDS) for name, how in settings.items()]
+    free = climb(HELDOUT, pool, ladder, context, top=2, budget=None, method="test")
+    assert {spec.kind for spec in free.stages[1].specs} == {"finetune"}  # the cores are those of the first rung
+    enough = sum(stage.operations for stage in free.stages)
+    paid = climb(HELDOUT, pool, ladder, context, top=2, budget=enough, method="test")
+    assert paid.stages[1].sessions == free.stages[1].sessions
+
+
 def test_a_budget_below_the_first_rung_is_refused_before_anything_is_trained(made):
     context, _ = made
     price = estimate(first_runs(HELDOUT, POOL, ladder(context.settings)[0], context, budget=None, method="x"), context)
