@@ -29,7 +29,9 @@ from sessionwise.selection.ranking import (
 )
 from sessionwise.selection.sets import ordered
 from sessionwise.training import jobs
-from sessionwise.training.presets import preset
+from sessionwise.training.jobs import pretrain_spec
+from sessionwise.training.operations import operations
+from sessionwise.training.presets import Settings, preset
 
 HELDOUT = "sim-heldout-0"
 
@@ -64,10 +66,16 @@ def test_score_is_the_mean_over_seeds_of_pooled_validation_bps(ranked):
 def test_document_states_cost_seeds_controls_truth_and_provenance(ranked):
     sessions, study, found = ranked
     document = found.document
+    infos, settings = (
+        {name: sessions.info(name) for name in sessions.ids},
+        Settings.model_validate(document["settings"]),
+    )
+    cores = [pretrain_spec(sessions, [name], settings, seed) for name in found.order for seed in document["seeds"]]
     assert document["cost"]["by_kind"]["pretrain"] == {
         "runs": 8,
         "steps": 8 * 16,
         "tokens": pytest.approx(8 * 16 * 160, rel=0.3),
+        "operations": pytest.approx(sum(operations(spec, infos) for spec in cores), rel=0.05),  # as planned
     }
     assert document["cost"]["runs"] == 8 + 8 + 2 + 2
     for arm in ("baseline", "random_core"):
