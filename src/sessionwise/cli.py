@@ -86,6 +86,16 @@ Executor = Annotated[
 ]
 
 
+Pool = Annotated[
+    str | None, typer.Option(metavar="ID,...|FILTER", help="Ids, or a filter: 'subject != Hench'. [all others]")
+]
+Preset = Annotated[str, typer.Option(help="tiny | small | paper")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: train.epochs=50")
+]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try runs again that failed before.")]
+
+
 @app.command("rank", epilog="Example: sessionwise rank my-store --heldout 11_Hench_2017-06-18 --preset tiny --to study")
 def rank_command(
     store: StorePath,
@@ -100,16 +110,12 @@ def rank_command(
             " | controls: own_score | other_targets | trials | random"
         ),
     ] = "full",
-    pool: Annotated[
-        str | None, typer.Option(metavar="ID,...|FILTER", help="Ids, or a filter: 'subject != Hench'. [all others]")
-    ] = None,
-    preset: Annotated[str, typer.Option(help="tiny | small | paper")] = "small",
+    pool: Pool = None,
+    preset: Preset = "small",
     seeds: Annotated[str, typer.Option(help="Seeds; the score is the mean over them.")] = "10,20,42",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: train.epochs=50")
-    ] = None,
+    set_: Changes = None,
     on: Executor = "processes",
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs again that failed before.")] = False,
+    retry_failed: RetryFailed = False,
 ) -> None:
     """Rank the pool for a held-out session: pretrain on each, finetune around each frozen core, score on validation.
 
@@ -156,16 +162,12 @@ def recommend_command(
     deliver: Annotated[
         bool, typer.Option("--deliver", help="Also train and keep the best model for the recording; not in the budget.")
     ] = False,
-    pool: Annotated[
-        str | None, typer.Option(metavar="ID,...|FILTER", help="Ids, or a filter: 'subject != Hench'. [all others]")
-    ] = None,
-    preset: Annotated[str, typer.Option(help="tiny | small | paper")] = "small",
+    pool: Pool = None,
+    preset: Preset = "small",
     seeds: Annotated[str, typer.Option(help="Seeds, as many of them as the budget pays.")] = "10,20,42",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: train.epochs=50")
-    ] = None,
+    set_: Changes = None,
     on: Executor = "processes",
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs again that failed before.")] = False,
+    retry_failed: RetryFailed = False,
 ) -> None:
     """Say which sessions to pretrain on for a recording, what that gains, and how sure it is, within a budget.
 
@@ -239,7 +241,7 @@ def study_command(
         bool, typer.Option("--dry-run", help="Show the plan: runs, steps, hours; train nothing.")
     ] = False,
     on: Executor = "processes",
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs again that failed before.")] = False,
+    retry_failed: RetryFailed = False,
 ) -> None:
     """Run the paper's whole experiment: rankings, orders and sizes, controls, statistics, figures, one report.
 

@@ -7,36 +7,23 @@ import numpy as np
 import pytest
 
 from sessionwise.analysis.summary import check_ranking, require_finite
-from sessionwise.data.simulate import simulate_pool, write_truth
-from sessionwise.data.store import create_store, open_store
+from sessionwise.data.store import open_store
 from sessionwise.errors import UsageError
-from sessionwise.selection import rankers, ranking
+from sessionwise.selection import ranking
 from sessionwise.selection.completion import measured_cells
 from sessionwise.selection.rankers import rank_many
 from sessionwise.selection.ranking import ranking_folder
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 POOL, TARGETS = [f"sim-0{i}" for i in range(5)], [f"sim-heldout-{i}" for i in range(4)]
 SEEDS = (10, 20)
 CELLS = measured_cells(POOL, TARGETS, 0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    """Pictures of held-out recordings take half of the time, and no number needs them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rankers, "save_picture", lambda *_: None)
-        yield
-
-
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    pool = simulate_pool(5, 4, seed=1, bad_share=0.0, n_trials=(60, 90), n_units=(6, 10), rate_hz=15.0, n_bins=12)
-    path = tmp_path_factory.mktemp("four") / "store"
-    made = create_store(path)
-    for session in pool.sessions:
-        made.add(session)
-    write_truth(path, pool)
-    return path
+def store(make_pool):
+    return make_pool(5, 4)
 
 
 def ask(store, study, settings, heldout=TARGETS, method="matrix_completion", pool=None):

@@ -9,14 +9,15 @@ import pytest
 from scipy.optimize import minimize
 
 from sessionwise.analysis.summary import check_ranking, require_finite
-from sessionwise.data.simulate import simulate_pool, write_truth
-from sessionwise.data.store import create_store, open_store
+from sessionwise.data.store import open_store
 from sessionwise.errors import UsageError
 from sessionwise.selection import ensemble, rankers, ranking
 from sessionwise.selection.ensemble import MEMBERS, Ensemble, Lesson, learn, residual_variance
 from sessionwise.selection.rankers import rank_many
 from sessionwise.selection.ranking import ranking_folder
 from sessionwise.selection.scored import standard
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 POOL, TARGETS = [f"sim-0{i}" for i in range(4)], [f"sim-heldout-{i}" for i in range(3)]
 M = len(MEMBERS)
@@ -100,23 +101,9 @@ def test_the_residual_is_that_on_sessions_that_were_left_out():
 # End to end -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    """Pictures of held-out recordings take half of the time, and no number needs them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rankers, "save_picture", lambda *_: None)
-        yield
-
-
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    pool = simulate_pool(4, 3, seed=1, bad_share=0.0, n_trials=(60, 90), n_units=(6, 10), rate_hz=15.0, n_bins=12)
-    path = tmp_path_factory.mktemp("three") / "store"
-    made = create_store(path)
-    for session in pool.sessions:
-        made.add(session)
-    write_truth(path, pool)
-    return path
+def store(make_pool):
+    return make_pool(4, 3)
 
 
 def ask(store, study, settings, heldout=TARGETS, method="ensemble"):

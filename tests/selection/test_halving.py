@@ -8,43 +8,32 @@ import numpy as np
 import pytest
 
 from sessionwise.analysis.summary import check_ranking, require_finite
-from sessionwise.data.simulate import simulate_pool
-from sessionwise.data.store import create_store, open_store
+from sessionwise.data.store import open_store
 from sessionwise.errors import UsageError
 from sessionwise.runs.launch import Outcome
-from sessionwise.selection import rankers, ranking, rungs
+from sessionwise.selection import ranking, rungs
 from sessionwise.selection.context import Context
 from sessionwise.selection.halving import Halving, shortened
 from sessionwise.selection.rankers import rank_many
 from sessionwise.selection.ranking import make_plan, ranking_folder
-from sessionwise.selection.rungs import Rung, climb, estimate, first_runs
+from sessionwise.selection.rungs import Rung, climb, first_runs
 from sessionwise.training.loop import MIN_STEPS
 from sessionwise.training.presets import preset
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 HELDOUT, POOL = "sim-heldout-0", ["sim-00", "sim-01", "sim-02", "sim-03"]
 SEEDS = (10, 20)
 HALF, WHOLE, FULL = (rung.name for rung in Halving().rungs(preset("tiny"), SEEDS))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    """Pictures of held-out recordings take half of the time, and no number needs them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rankers, "save_picture", lambda *_: None)
-        yield
-
-
 # The climb, without a training: who goes on follows from made-up gains ------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory):
+def many(make_pool):
     """A store of eight sessions and a held-out one; nothing is trained on them."""
-    pool = simulate_pool(8, 1, seed=2, bad_share=0.0, n_trials=(40, 60), n_units=(5, 8), rate_hz=15.0, n_bins=12)
-    made = create_store(tmp_path_factory.mktemp("many") / "store")
-    for session in pool.sessions:
-        made.add(session)
-    return made
+    return open_store(make_pool(8, 1, seed=2, n_trials=(40, 60), n_units=(5, 8)))
 
 
 class Made(Context):
@@ -105,7 +94,7 @@ def test_what_rungs_share_is_counted_once(made):
     same = climb(HELDOUT, POOL[:2], twice, context, top=1, budget=None, method="test", stay=1.0)
     assert len(found.stages[0].specs) == 8 * 2 * 2 and len(found.stages[1].specs) == 4 * 2 * 2
     assert same.stages[1].specs == () and same.stages[1].operations == 0
-    assert found.stages[0].operations == estimate(found.stages[0].specs, context)
+    assert found.stages[0].operations == context.price(found.stages[0].specs)
 
 
 def test_the_settled_are_not_trained_again_if_so_wanted(made):
@@ -125,10 +114,11 @@ def test_the_budget_admits_the_most_probable_first(made):
     context, _ = made
     first, second = up(context).stages
     price = {
-        name: estimate(
-            [s for s in second.specs if s.label.partition(" ")[0] == "pretrain" and name in s.sessions], context
+        name: context.price(
+            s
+            for s in second.specs
+            if (s.kind == "pretrain" and name in s.sessions) or (s.kind == "finetune" and f"on {name}," in s.label)
         )
-        + estimate([s for s in second.specs if s.label.startswith("finetune") and f"on {name}," in s.label], context)
         for name in second.sessions
     }
     enough = first.operations + price["sim-00"] + price["sim-01"] + price["sim-02"]
@@ -156,7 +146,7 @@ def test_what_an_earlier_rung_trained_is_not_paid_again(made):
 
 def test_a_budget_below_the_first_rung_is_refused_before_anything_is_trained(made):
     context, _ = made
-    price = estimate(first_runs(HELDOUT, POOL, ladder(context.settings)[0], context, budget=None, method="x"), context)
+    price = context.price(first_runs(HELDOUT, POOL, ladder(context.settings)[0], context, budget=None, method="x"))
     told = re.escape(f"budget of {price // 2:.3g} operations; need {price:.3g} for the first rung (rung 0, 4 sessions)")
     for asked in (climb, lambda *a, **k: first_runs(a[0], a[1], a[2][0], a[3], budget=k["budget"], method="x")):
         with pytest.raises(UsageError, match=told):
@@ -228,7 +218,7 @@ def test_by_itself_it_costs_at_most_what_the_procedure_costs(made):
     context, scores = made
     pool = sorted(scores)
     whole = make_plan(context.sessions, HELDOUT, pool, context.settings, SEEDS, controls=False)
-    assert Halving().budget(HELDOUT, pool, context) == estimate(whole.specs, context)
+    assert Halving().budget(HELDOUT, pool, context) == context.price(whole.specs)
     scores.update(dict.fromkeys(scores, 0.1))  # nothing differs, so that nobody leaves by noise
     found = climb(
         *(HELDOUT, pool, Halving().rungs(context.settings, SEEDS), context),
@@ -237,7 +227,7 @@ def test_by_itself_it_costs_at_most_what_the_procedure_costs(made):
         method="halving",
     )
     assert len(found.stages) == 3 and "budget" in found.stages[1].left.values()
-    assert sum(stage.operations for stage in found.stages) <= estimate(whole.specs, context)
+    assert sum(stage.operations for stage in found.stages) <= context.price(whole.specs)
 
 
 def test_an_own_number_wins_over_the_default(made):

@@ -23,19 +23,13 @@ from sessionwise.selection.ranking import ranking_folder
 from sessionwise.selection.sets import random_order
 from sessionwise.training.presets import preset
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 HELDOUT, OTHER = "sim-heldout-0", "sim-03"
 TRAINED = ("full", "short", "small_proxy")
 FREE = ("latent_distance", "quality", "zero_training", "trials", "random")
 METHODS = (*TRAINED, *FREE, "own_score", "other_targets")
 ELSEWHERE = ("halving", "set_regression", "matrix_completion", "ensemble")  # they have tests of their own
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    """Pictures of held-out recordings take half of the time, and no number depends on them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rankers, "save_picture", lambda *_: None)
-        yield
 
 
 def ask(store, study, settings, method, heldout=(HELDOUT, OTHER), seeds=(10, 20)):

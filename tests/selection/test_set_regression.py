@@ -10,42 +10,29 @@ import pytest
 
 from sessionwise.analysis.statistics import bits_per_spike
 from sessionwise.analysis.summary import check_ranking, require_finite
-from sessionwise.data.simulate import simulate_pool
-from sessionwise.data.store import create_store, open_store
+from sessionwise.data.store import open_store
 from sessionwise.errors import UsageError
 from sessionwise.runs.store import RunStore
-from sessionwise.selection import rankers, set_regression
+from sessionwise.selection import set_regression
 from sessionwise.selection.context import Context
 from sessionwise.selection.procedure import SmallProxy
 from sessionwise.selection.rankers import rank_many
 from sessionwise.selection.ranking import gain_of, ranking_folder
-from sessionwise.selection.rungs import estimate
 from sessionwise.selection.set_regression import MODELS, MOST, SetRegression, divisions
 from sessionwise.training.jobs import pretrain_spec
 from sessionwise.training.presets import preset
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 TARGETS = ["sim-heldout-0", "sim-heldout-1"]
 POOL = [f"sim-0{i}" for i in range(4)]
 SEEDS = (10, 20)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    """Pictures of held-out recordings take half of the time, and no number needs them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rankers, "save_picture", lambda *_: None)
-        yield
-
-
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(make_pool):
     """Four sessions and two held-out ones."""
-    pool = simulate_pool(4, 2, seed=1, bad_share=0.0, n_trials=(40, 90), n_units=(6, 10), rate_hz=15.0, n_bins=12)
-    path = tmp_path_factory.mktemp("sets") / "store"
-    made = create_store(path)
-    for session in pool.sessions:
-        made.add(session)
-    return path
+    return make_pool(4, 2, n_trials=(40, 90))
 
 
 # Sets -----------------------------------------------------------------------------------------------------------------
@@ -105,11 +92,11 @@ def test_the_number_of_models_is_fixed_by_the_pool_or_by_the_budget(context):
     assert len(default) == 2 * MODELS * len(POOL)
     counts = Counter(name for spec in default if spec.kind == "pretrain" for name in spec.sessions)
     assert set(counts.values()) == {6}
-    one = estimate(default[:4], context)  # two sets: a division
+    one = context.price(default[:4])  # two sets: a division
     context.budget = round(2.2 * one)
     some = ranker.runs(TARGETS[0], POOL, context)
     assert [spec.key for spec in some] == [spec.key for spec in default[:8]]
-    assert estimate(some, context) <= context.budget
+    assert context.price(some) <= context.budget
     context.budget = round(1.5 * one)
     with pytest.raises(UsageError, match=r"which pays for 2 models; need as many as sessions, 4, or more"):
         ranker.runs(TARGETS[0], POOL, context)

@@ -106,7 +106,7 @@ def test_the_same_rankings_give_the_same_files(study, tmp_path):
     for name in ("a", "b"):
         bench_rankers([study], tmp_path / name)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*") if p.is_file())
-    assert len(files) == 6
+    assert len(files) == 7  # JSON, page, table, the figure in three forms, and the manifest that seals them
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     page = (tmp_path / "a" / "bench.md").read_text()
@@ -127,6 +127,13 @@ def test_the_command_prints_a_table_and_verify_knows_the_folder(study, capsys):
     assert json.loads((study / "bench-rankers" / "bench.json").read_text())["studies"] == ["study"]
     main_ok(["verify", str(study)])
     assert "bench-rankers" not in capsys.readouterr().err
+    final = study / "bench-rankers" / "final.json"
+    content = final.read_text()
+    final.write_text(content.replace("0", "1", 1))
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(study)])
+    assert stop.value.code == 5 and "final.json" in capsys.readouterr().err
+    final.write_text(content)
 
 
 def test_what_cannot_be_compared_is_refused(study, tmp_path, toy_store, capsys):

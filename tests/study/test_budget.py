@@ -4,6 +4,7 @@ import pytest
 
 from sessionwise.data.store import open_store
 from sessionwise.errors import UsageError
+from sessionwise.selection.context import Context
 from sessionwise.selection.ranking import make_plan
 from sessionwise.study import budget
 from sessionwise.study.budget import operations_per_second, parse_budget, settle_budget
@@ -26,6 +27,10 @@ def settings(toy_settings):
 @pytest.fixture(scope="module")
 def full(sessions, settings):
     return make_plan(sessions, HELDOUT, ["sim-00", "sim-01"], settings, (10, 20)).specs
+
+
+def context(sessions, settings, on):
+    return Context(sessions, settings, (10, 20), (HELDOUT,), sessions.path.parent / "study", on)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +57,7 @@ def test_anything_else_is_refused_with_an_example(text):
 
 
 def test_shares_and_steps_are_of_the_full_procedure(sessions, settings, full, tmp_path):
-    how = (full, sessions, HELDOUT, settings, tmp_path, "here")
+    how = (full, HELDOUT, tmp_path, context(sessions, settings, "here"))
     whole = sum(operations(spec, {name: sessions.info(name) for name in spec.sessions}) for spec in full)
     half = settle_budget("50%", *how)
     assert half.full_operations == whole and half.operations == pytest.approx(whole / 2, abs=1)
@@ -62,7 +67,7 @@ def test_shares_and_steps_are_of_the_full_procedure(sessions, settings, full, tm
 
 
 def test_time_is_measured_once(sessions, settings, full, tmp_path, monkeypatch):
-    how = (full, sessions, HELDOUT, settings, tmp_path / "answer", "processes:2")
+    how = (full, HELDOUT, tmp_path / "answer", context(sessions, settings, "processes:2"))
     monkeypatch.setattr(budget, "operations_per_second", lambda *_: 1e6)
     first = settle_budget("1h", *how)
     assert first.operations == pytest.approx(3600 * 2 * 1e6 * budget.OVERHEAD)

@@ -27,8 +27,8 @@ def context(toy_store, toy_settings, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def arms(context):
-    chosen = set_arm("these sessions", SETS, HELDOUT, context.settings, context)
-    alone = alone_arm("the recording alone", HELDOUT, context.settings, context)
+    chosen = set_arm("these sessions", SETS, HELDOUT, context.settings, SEEDS, context)
+    alone = alone_arm("the recording alone", HELDOUT, context.settings, SEEDS, context)
     context.compute([*chosen.runs, *alone.runs])
     return chosen, alone
 
@@ -46,7 +46,7 @@ def test_each_half_is_judged_by_the_model_that_the_other_half_chose(context, arm
 
 
 def test_equal_choices_are_one_model(context):
-    arm = set_arm("s", (SETS[0], SETS[0][::-1]), HELDOUT, context.settings, context)
+    arm = set_arm("s", (SETS[0], SETS[0][::-1]), HELDOUT, context.settings, SEEDS, context)
     assert len(arm.runs) == 2 * len(SEEDS)
 
 

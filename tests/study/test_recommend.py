@@ -1,6 +1,7 @@
 """A recommendation on a toy store: who is tried, what it costs, what is said, and that no test trial matters."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from sessionwise.data.splits import make_split
 from sessionwise.data.store import create_store, open_store
 from sessionwise.errors import LeakageError, UsageError
 from sessionwise.selection.context import Context
+from sessionwise.selection.ranking import choosing_half
 from sessionwise.study import recommend as module
 from sessionwise.study.recommend import recommend
-from sessionwise.study.search import FULL, SMALL, Search, _merge, clearly_bad, search
+from sessionwise.study.search import FULL, SMALL, clearly_bad, search
 from sessionwise.training.presets import preset
 
 HELDOUT, POOL = "sim-heldout-0", ["sim-00", "sim-01", "sim-02", "sim-03"]
@@ -134,33 +136,41 @@ def test_the_clearly_bad_are_left_out_but_never_half_of_the_pool():
     assert clearly_bad("abcd", {**usual, "a": one(40, 0.9), "b": one(200, 0.1)}) == {}
 
 
-def test_scores_of_small_cores_move_to_the_scale_of_the_full_procedure():
-    rng = np.random.default_rng(0)
-    spikes = np.full(20, 30.0)
-    found = Search(names=["a", "b", "c"], stage=dict.fromkeys("abc", SMALL))
-    found.scores, found.halves = np.array([0.1, 0.2, 0.3]), np.array([[0.1, 0.2, 0.3]] * 2)
-    found.draws = found.scores + 0.01 * rng.standard_normal((2000, 3))
-    gains = np.array([0.4, 0.5])[:, None, None] * 30 * np.log(2) * np.ones((2, 2, 20))  # a: 0.4, c: 0.5, no noise
-    _merge(found, ["a", "c"], gains, spikes)
-    # Those with both moved by (0.3 + 0.2) / 2; b moves with them.
-    assert found.scores == pytest.approx([0.4, 0.45, 0.5]) and found.halves[0] == pytest.approx([0.4, 0.45, 0.5])
-    assert found.draws.mean(axis=0) == pytest.approx([0.4, 0.45, 0.5], abs=0.002)
-    assert found.stage == {"a": FULL, "b": SMALL, "c": FULL}
-
-
 def test_contested_sessions_get_the_full_procedure(toy_store, toy_settings, tmp_path, monkeypatch):
-    monkeypatch.setattr("sessionwise.study.search.OUT", -1.0)  # everybody is contested
-    monkeypatch.setattr("sessionwise.study.search.IN", 2.0)
+    monkeypatch.setattr("sessionwise.analysis.rung_scores.NO_SPREAD", 0.0)  # nothing differs: everybody is contested
     sessions, settings = open_store(toy_store), preset("tiny", toy_settings)
     context = Context(sessions, settings, (10, 20), (HELDOUT,), tmp_path / "study", "here")
-    alike = {name: Quality(90, 10, 4.5, 0.1, 0.9, 0.2) for name in POOL}
-    found = search(HELDOUT, POOL, alike, 2, 10**15, context)
-    assert set(found.stage.values()) == {FULL} and "4 contested, the budget pays 4" in found.stages[-1]["about"]
-    one = found.stages[-1]["cost"]["operations"] / 4
-    small = found.stages[1]["cost"]["operations"]
-    monkeypatch.setattr("sessionwise.study.search.reserve", lambda *_: 0)
-    some = search(HELDOUT, POOL, alike, 2, int(small * 1.1 + 2.2 * one), context)
-    assert sorted(some.stage.values()) == [FULL, FULL, SMALL, SMALL]
+    whole = search(HELDOUT, POOL, 2, 10**15, context)
+    assert set(whole.rung.values()) == {FULL} and [stage.name for stage in whole.stages] == [SMALL, FULL]
+    small, full = (stage.operations for stage in whole.stages)
+    monkeypatch.setattr("sessionwise.study.search._reserve", lambda *_: 0)
+    some = search(HELDOUT, POOL, 2, int(small + 0.55 * full), context)
+    assert sorted(some.rung.values()) == [FULL, FULL, SMALL, SMALL]
+    # Choosing on halves uses the same scale: both together are the whole.
+    spikes = sessions.load(HELDOUT).counts("validation").sum(axis=(1, 2))
+    first = choosing_half(len(spikes))
+    for name, value in some.values.items():
+        halves = [some.on(half)[name] * spikes[half].sum() for half in (first, ~first)]
+        if some.rung[name] == FULL:  # the shift of the others is a mean over sessions, not over trials
+            assert sum(halves) / spikes.sum() == pytest.approx(value)
+    assert some.on(np.ones(len(spikes), bool)) == pytest.approx(some.values)
+
+
+def test_a_session_that_fails_is_a_row_and_not_recommended(toy_store, toy_settings, tmp_path, monkeypatch):
+    real = Context.compute
+
+    def broken(self, specs):
+        found = real(self, specs)
+        for key, spec in self.asked.items():
+            if spec.kind == "pretrain" and list(spec.sessions) == ["sim-02"]:
+                self.outcomes[key] = replace(self.outcomes[key], state="diverged", reason="loss is nan")
+        return found
+
+    monkeypatch.setattr(Context, "compute", broken)
+    found = ask(toy_store, tmp_path / "study", toy_settings)
+    (row,) = [row for row in found.document["rows"] if row["session"] == "sim-02"]
+    assert row["state"] == "diverged" and "loss is nan" in row["reason"] and row["score"] is None
+    assert "sim-02" not in found.sessions and found.document["rows"][-1] is row
 
 
 def test_the_command_says_the_answer(rich, toy_store, toy_settings, capsys):

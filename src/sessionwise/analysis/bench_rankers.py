@@ -19,7 +19,7 @@ import numpy as np
 from sessionwise.analysis import fidelity
 from sessionwise.analysis.summary import check_ranking, done_rows
 from sessionwise.errors import UsageError
-from sessionwise.io.files import canonical_json, read_json, read_sealed, sha256_bytes
+from sessionwise.io.files import canonical_json, read_sealed, sha256_bytes
 
 FOLDER, FINAL_FILE, BENCH_FILE = "bench-rankers", "final.json", "bench.json"
 SCHEMA = 1
@@ -155,7 +155,7 @@ def bench_document(
 def read_final(study: Path) -> dict[str, Any]:
     """Final scores by question key; nothing where there are none."""
     path = study / FOLDER / FINAL_FILE
-    return dict(read_json(path)["questions"]) if path.exists() else {}
+    return dict(read_sealed(path)["questions"]) if path.exists() else {}
 
 
 def promising(rows: Iterable[Row], n: int) -> list[str]:

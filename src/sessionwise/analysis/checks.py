@@ -5,7 +5,8 @@ An interval is plain: ``{"mean", "low", "high"}``, rounded so that results are t
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,16 @@ def limits(draws: Floats, level: float) -> tuple[float, float]:
     low = np.quantile(np.where(unknown, -np.inf, draws), tails[0], method="lower")
     high = np.quantile(np.where(unknown, np.inf, draws), tails[1], method="higher")
     return (float(low) if np.isfinite(low) else np.nan, float(high) if np.isfinite(high) else np.nan)
+
+
+def require_parts(document: Any, parts: AbstractSet[str], schema: int, where: str, needed: str, remedy: str) -> None:
+    """DataError unless a document is a JSON object with these parts and of this schema."""
+    if not isinstance(document, Mapping) or (missing := sorted(parts - document.keys())):
+        found = f"lacks {', '.join(missing[:5])}" if isinstance(document, Mapping) else "is no JSON object"
+        raise DataError(where, found, needed, remedy)
+    if document["schema"] != schema:
+        found = f"has schema {document['schema']!r}"
+        raise DataError(where, found, f"schema {schema}", "Use the sessionwise that wrote it")
 
 
 def interval(mean: float | None, draws: Floats, level: float) -> dict[str, Any]:

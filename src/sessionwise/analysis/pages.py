@@ -111,6 +111,13 @@ def flat(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return pairs
 
 
+def environments(provenance: Mapping[str, Any]) -> list[list[tuple[str, Any]]]:
+    """The different environments that the runs were computed in; older rankings hold that of the ranking alone."""
+    listed = provenance.get("environments") or [provenance.get("versions") or {}]
+    each = [sorted(flat(environment)) for environment in listed if environment]
+    return [environment for i, environment in enumerate(each) if environment not in each[:i]]
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("sessionwise.analysis", "templates"),

@@ -54,7 +54,8 @@ def find_picture(study: Path, ranking: Mapping[str, Any]) -> dict[str, Any] | No
     """The kept picture of a document's held-out session: its bytes, caption, data URI and size in CSS pixels."""
     heldout = ranking["heldout"]
     wanted = (heldout, ((ranking.get("provenance") or {}).get("sessions") or {}).get(heldout))
-    for path in sorted(Path(study).glob(f"r*/{folder_name(heldout)}/*/{ABOUT_FILE}")):  # rankings, recommendations
+    places = (Path(study) / kind / folder_name(heldout) for kind in ("rankings", "recommendations"))
+    for path in sorted(path for place in places for path in place.glob(f"*/{ABOUT_FILE}")):
         about, content = _kept(path.parent) or ({}, b"")
         if (about.get("session"), about.get("trainval_hash")) == wanted:
             uri = "data:image/png;base64," + base64.b64encode(content).decode()

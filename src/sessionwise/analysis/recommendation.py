@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from sessionwise.analysis import pages, recommendation_figures
-from sessionwise.analysis.pages import drop_old_files, flat, write_figure, write_page
+from sessionwise.analysis.checks import require_parts
+from sessionwise.analysis.pages import drop_old_files, environments, flat, write_figure, write_page
 from sessionwise.analysis.recommendation_figures import MEASURED, PREDICTED, gain_labels
 from sessionwise.analysis.summary import NOT_JUDGED, ONE_SEED, has_one_seed, require_finite
 from sessionwise.analysis.tables import safe_cell
@@ -76,13 +77,7 @@ def check_recommendation(document: Any, where: str) -> Recommendation:
     Checked are the schema, the parts at the top, the kind of the answer, and the entries of rows, gains and stages.
     """
     needed, remedy = "a recommendation.json written by sessionwise", "Run the same recommend command again"
-    if not isinstance(document, Mapping) or (missing := sorted(_PARTS - document.keys())):
-        found = f"lacks {', '.join(missing[:5])}" if isinstance(document, Mapping) else "is no JSON object"
-        raise DataError(where, found, needed, remedy)
-    if document["schema"] != SCHEMA:
-        raise DataError(
-            where, f"has schema {document['schema']!r}", f"schema {SCHEMA}", "Use the sessionwise that wrote it"
-        )
+    require_parts(document, _PARTS, SCHEMA, where, needed, remedy)
     for name, keys in (("rows", _ROW), ("gains", _GAIN), ("stages", _STAGE)):
         if not _entries(document[name], keys):
             raise DataError(where, f"has {name} that are not those of a recommendation", needed, remedy)
@@ -292,12 +287,11 @@ def _figure(folder: Path, name: str, document: Recommendation) -> dict[str, Any]
 def _details(document: Recommendation) -> dict[str, Any]:
     """What stands at the end of the page: split, settings, environments, hashes."""
     provenance = document["provenance"] or {}
-    listed = [sorted(flat(environment)) for environment in provenance.get("environments") or () if environment]
     rest = {name: value for name, value in provenance.items() if name not in ("sessions", "environments")}
     return {
         "split": _split(document, provenance) if document.get("split_seed") is not None else None,
         "settings": _short(flat(document["settings"] or {})),
-        "environments": [one for i, one in enumerate(listed) if one not in listed[:i]],
+        "environments": environments(provenance),
         "hashes": sorted((provenance.get("sessions") or {}).items()),
         "provenance": _short(flat(rest)),
     }

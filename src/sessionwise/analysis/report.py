@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sessionwise.analysis import figures, pages, summary
-from sessionwise.analysis.pages import drop_old_files, flat, write_figure, write_page
+from sessionwise.analysis.pages import drop_old_files, environments, flat, write_figure, write_page
 from sessionwise.analysis.pictures import find_picture
 from sessionwise.analysis.summary import (
     agreement_between_heldout,
@@ -146,16 +146,9 @@ def _section(folder: Path, ranking: Ranking, prefix: str, study: Path | None) ->
         "figures": [figure for name, figure in drawn.items() if name not in ("scores", "differences", "seeds")],
         "picture": _picture(folder, study, ranking, f"{prefix}recording") if study else None,
         "settings": flat(ranking["settings"]),
-        "environments": _environments(ranking["provenance"]),
+        "environments": environments(ranking["provenance"]),
         "split": {name: len(trials) for name, trials in _lists(ranking["provenance"].get("split", {}))},
     }
-
-
-def _environments(provenance: Mapping[str, Any]) -> list[list[tuple[str, Any]]]:
-    """The different environments that the runs were computed in; older rankings hold that of the ranking alone."""
-    listed = provenance.get("environments") or [provenance.get("versions") or {}]
-    each = [sorted(flat(environment)) for environment in listed if environment]
-    return [environment for i, environment in enumerate(each) if environment not in each[:i]]
 
 
 def _prefix(index: int, ranking: Ranking, rankings: Sequence[Ranking]) -> str:

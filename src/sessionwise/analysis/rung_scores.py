@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sessionwise.analysis import statistics
+from sessionwise.analysis.judging import chance_of_spread
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -84,8 +85,7 @@ def p_equal(score: Floats, draws: Floats) -> float | None:
     """
     if len(score) < 2:
         return None
-    spread = (draws - draws.mean(axis=0)).var(axis=1)
-    return float((1 + (spread >= score.var()).sum()) / (1 + len(draws)))
+    return chance_of_spread(score, draws - draws.mean(axis=0), np.ones((len(score), 1)))
 
 
 def leaving(judged: Judged, stay: int) -> Bools:
@@ -98,6 +98,18 @@ def leaving(judged: Judged, stay: int) -> Bools:
         order = np.lexsort((judged.score, judged.p_top))[: max(0, len(out) - stay)]
         out[order] = judged.p_top[order] < OUT
     return out
+
+
+def shifted(rungs: Sequence[Mapping[str, Floats]], spikes: Floats) -> dict[str, float]:
+    """Scores of all sessions on the scale of the last rung; the arguments are those of ``merge``."""
+    scores = [
+        {name: float(statistics.bits_per_spike(gain, spikes).mean()) for name, gain in rung.items()} for rung in rungs
+    ]
+    values: dict[str, float] = {}
+    for rung in scores:  # a later rung takes the place of an earlier one
+        shift = float(np.mean([score - rung[name] for name, score in scores[-1].items()]))
+        values |= {name: score + shift for name, score in rung.items()}
+    return values
 
 
 def merge(rungs: Sequence[Mapping[str, Floats]], spikes: Floats, n_boot: int, *, rng: np.random.Generator) -> Merged:
@@ -115,7 +127,7 @@ def merge(rungs: Sequence[Mapping[str, Floats]], spikes: Floats, n_boot: int, *,
     tables = [np.array(list(rung.values())) for rung in rungs]
     scores = [statistics.bits_per_spike(table, spikes).mean(axis=1) for table in tables]
     draws = _joint_draws(tables, spikes, n_boot, rng)
-    last, values = list(rungs[-1]), {}
+    last, values = list(rungs[-1]), shifted(rungs, spikes)
     columns = {}
     for rung, score, drawn in zip(rungs, scores, draws, strict=True):
         names = list(rung)
@@ -124,9 +136,7 @@ def merge(rungs: Sequence[Mapping[str, Floats]], spikes: Floats, n_boot: int, *,
         drawn_difference = draws[-1] - drawn[:, both]
         error = _individual(difference, drawn_difference, len(names), rng)
         for at, name in enumerate(names):  # a later rung takes the place of an earlier one
-            values[name] = float(score[at] + difference.mean())
             columns[name] = drawn[:, at] + drawn_difference.mean(axis=1) + error[:, at]
-    values |= dict(zip(last, map(float, scores[-1]), strict=True))
     columns |= dict(zip(last, draws[-1].T, strict=True))
     return Merged(values, np.array([columns[name] for name in values]).T)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sessionwise.analysis.checks import require_parts
 from sessionwise.analysis.statistics import partial_correlation, spearman, spearman_interval, top_k_overlap
 from sessionwise.analysis.trial_splits import ranking_split
 from sessionwise.errors import DataError
@@ -42,13 +43,7 @@ _AGAINST: tuple[tuple[str, str, str | None], ...] = (
 def check_ranking(document: Any, where: str) -> Ranking:
     """The document, if it has what a ``ranking.json`` of ours has at its top and in its rows; DataError otherwise."""
     needed, remedy = "a ranking.json written by sessionwise", "Run the same rank command again"
-    if not isinstance(document, Mapping) or (missing := sorted(_PARTS - document.keys())):
-        found = f"lacks {', '.join(missing[:5])}" if isinstance(document, Mapping) else "is no JSON object"
-        raise DataError(where, found, needed, remedy)
-    if document["schema"] != SCHEMA:
-        raise DataError(
-            where, f"has schema {document['schema']!r}", f"schema {SCHEMA}", "Use the sessionwise that wrote it"
-        )
+    require_parts(document, _PARTS, SCHEMA, where, needed, remedy)
     rows = document["rows"]
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) and row.keys() >= _ROW for row in rows):
         raise DataError(where, "has rows that are no rows of a ranking", needed, remedy)

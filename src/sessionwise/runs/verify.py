@@ -78,8 +78,9 @@ def verify_study(study: Path, say: Callable[[str], None] = lambda text: None) ->
     look.sealed(study, inside=False)
     for ranking in sorted([*study.glob("rankings/*/*/"), *study.glob("recommendations/*/*/")]):
         look.sealed(ranking)
-    if (study / "report").is_dir():
-        look.sealed(study / "report")
+    for name in ("report", "bench-rankers"):
+        if (study / name).is_dir():
+            look.sealed(study / name)
     look.records()
     look.leftovers()
     look.foreign()

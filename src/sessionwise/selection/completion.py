@@ -19,7 +19,7 @@ from sessionwise.model.streams import stream_seed
 from sessionwise.runs.launch import Outcome
 from sessionwise.runs.spec import RunSpec
 from sessionwise.selection.context import Context
-from sessionwise.selection.ranking import Plan, Ranking, gains_of, make_plan
+from sessionwise.selection.ranking import Plan, Ranking, failures, gains_of, make_plan
 from sessionwise.selection.scored import Scores, generator, ranking_by
 from sessionwise.selection.zero_training import qualities
 
@@ -54,7 +54,10 @@ class MatrixCompletion:
             found = self._completed(target, table, plans, context)
             values |= zip(table.whole, map(float, found.mean), strict=True)
             kind, draws = _kind(found, table, plans), found.draws
-        scores = Scores(values, "predicted bits per spike", kind, draws, table.reasons)
+        note = (
+            "A third of the cores was tried on each held-out session. By how much they help, only --method full tells."
+        )
+        scores = Scores(values, "predicted bits per spike", kind, draws, table.reasons, note)
         others = [plan.heldout for plan in plans if plan.heldout != target]
         return ranking_by(self.name, target, scores, context, context.seeds, others)
 
@@ -110,16 +113,6 @@ def measured_cells(pool: Sequence[str], targets: Sequence[str], split_seed: int)
         taken[chosen] += 1
         cells[target] = [pool[at] for at in chosen]
     return cells
-
-
-def failures(specs: Mapping[tuple[str, int], RunSpec], outcomes: Mapping[str, Outcome]) -> dict[str, tuple[str, str]]:
-    """State and cause of the candidates with a run that did not end well, of its first such seed."""
-    found: dict[str, tuple[str, str]] = {}
-    for (candidate, seed), spec in specs.items():
-        ended = outcomes[spec.key]
-        if ended.state != "done":
-            found.setdefault(candidate, (ended.state, f"seed {seed}: {ended.reason}"))
-    return found
 
 
 @dataclass(frozen=True)

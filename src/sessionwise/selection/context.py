@@ -15,6 +15,7 @@ from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
 from sessionwise.training.jobs import WORK
+from sessionwise.training.operations import operations
 from sessionwise.training.precision import say_precision
 from sessionwise.training.presets import Settings
 from sessionwise.training.resources import needs, refuse_what_cannot_fit, shape_of
@@ -65,6 +66,12 @@ class Context:
                 new, self.store, WORK, on=self.on, progress=self.progress, retry_failed=self.retry_failed
             )
         return self.outcomes
+
+    def price(self, specs: Iterable[RunSpec]) -> int:
+        """Operations of these trainings from scratch, each counted once, as estimated before any runs."""
+        each = {spec.key: spec for spec in specs}.values()
+        infos = {i: self.sessions.info(i) for i in sorted({i for spec in each for i in spec.sessions})}
+        return sum(operations(spec, infos) for spec in each)
 
     def load(self, session: str) -> SessionData:
         """A recording behind its split; test trials stay sealed."""

@@ -10,7 +10,7 @@ from sessionwise.analysis import statistics
 from sessionwise.errors import UsageError
 from sessionwise.runs.spec import RunSpec
 from sessionwise.selection.context import Context
-from sessionwise.selection.ranking import Plan, Ranking, gain_of, gains_of, make_plan
+from sessionwise.selection.ranking import Plan, Ranking, failures, gain_of, gains_of, make_plan, missing
 from sessionwise.selection.scored import Scores, Untrained, generator, ranking_by, standard
 from sessionwise.selection.sets import random_order
 
@@ -58,16 +58,14 @@ class OwnScore:
         """Mean over seeds; trials of each session are resampled by themselves, seed noise is pooled over sessions."""
         specs = self._pretrainings(target, pool, context)
         outcomes = context.compute(specs.values())
-        bad = {name: s for name in pool for s in context.seeds if outcomes[specs[name, s].key].state != "done"}
+        bad = failures(specs, outcomes)
         done = [name for name in pool if name not in bad]
         gains = {name: [gain_of(specs[name, s], context.store) for s in context.seeds] for name in done}
         seed_scores = {name: [float(statistics.bits_per_spike(g, n)) for g, n in gains[name]] for name in done}
-        ended = {name: outcomes[specs[name, s].key] for name, s in bad.items()}
-        reasons = {name: (end.state, f"seed {bad[name]}: {end.reason}") for name, end in ended.items()}
         values = {name: float(np.mean(seed_scores[name])) if name in done else None for name in pool}
         draws = self._draws([gains[name] for name in done], [seed_scores[name] for name in done], target, context)
         kind = "bits per spike of each core on its own session's validation trials"
-        found = Scores(values, "own bits per spike", kind, draws, reasons)
+        found = Scores(values, "own bits per spike", kind, draws, bad)
         return ranking_by(self.name, target, found, context, context.seeds)
 
     def _pretrainings(self, target: str, pool: Sequence[str], context: Context) -> dict[tuple[str, int], RunSpec]:
@@ -104,8 +102,7 @@ class OtherTargets:
         """Scores for each other one, standardised over the pool, and their mean."""
         plans = self._plans(target, pool, context)
         outcomes = context.compute(spec for plan in plans for spec in plan.specs)
-        tuned = [spec for plan in plans for spec in plan.finetune.items()]
-        bad = {name: outcomes[spec.key] for (name, _), spec in tuned if outcomes[spec.key].state != "done"}
+        bad = {name: cause for plan in plans for name, cause in missing(plan, outcomes).items()}
         whole = [name for name in pool if name not in bad]
         values: dict[str, float | None] = dict.fromkeys(pool)
         draws = None
@@ -115,8 +112,7 @@ class OtherTargets:
             draws = np.mean([drawn for _, drawn in found], axis=0)
         others = [plan.heldout for plan in plans]
         kind = f"mean over {', '.join(others)} of the standardised transfer score for them"
-        reasons = {name: (end.state, str(end.reason)) for name, end in bad.items()}
-        scores = Scores(values, "score for others", kind, draws, reasons)
+        scores = Scores(values, "score for others", kind, draws, bad)
         return ranking_by(self.name, target, scores, context, context.seeds, others)
 
     def _plans(self, target: str, pool: Sequence[str], context: Context) -> list[Plan]:

@@ -15,16 +15,14 @@ import numpy as np
 from scipy.optimize import nnls
 
 from sessionwise.analysis import statistics
-from sessionwise.analysis.activity import kernels, similarity
 from sessionwise.errors import UsageError
 from sessionwise.runs.launch import Outcome
 from sessionwise.runs.spec import RunSpec
-from sessionwise.selection.completion import failures
 from sessionwise.selection.context import Context
 from sessionwise.selection.procedure import SmallProxy
-from sessionwise.selection.ranking import Plan, Ranking, gains_of, make_plan
+from sessionwise.selection.ranking import Plan, Ranking, gains_of, make_plan, missing
 from sessionwise.selection.scored import Scores, generator, ranking_by, standard
-from sessionwise.selection.zero_training import qualities, similarities
+from sessionwise.selection.zero_training import likenesses, qualities, similarities
 from sessionwise.training.presets import Settings
 
 MEMBERS = ("latent_distance", "log trials", "quality", "small_proxy")
@@ -60,12 +58,12 @@ class Ensemble:
         """Rank by the weighted sum of the members, each standardised over the pool."""
         plans = _Plans.of(target, pool, context)
         outcomes = context.compute(plans.specs)
-        missing = _missing(plans.proxies[target], outcomes)
-        whole = [name for name in pool if name not in missing]
+        lost = missing(plans.proxies[target], outcomes)
+        whole = [name for name in pool if name not in lost]
         lessons = _lessons(plans, outcomes, context)
         if len(lessons) < MIN_OTHERS:
             found = f"{len(lessons)} of {len(plans.full)} other held-out sessions could be scored, {MIN_OTHERS} needed"
-            missing, whole = {name: ("failed", found) for name in pool} | missing, []
+            lost, whole = {name: ("failed", found) for name in pool} | lost, []
         values: dict[str, float | None] = dict.fromkeys(pool)
         kind, draws = "no weights could be learned, or no session scored", None
         if whole:
@@ -73,7 +71,8 @@ class Ensemble:
             score, draws = _combined(plans.proxies[target], whole, weights, residual, context)
             values |= zip(whole, map(float, score), strict=True)
             kind = _kind(weights, residual, list(lessons))
-        scores = Scores(values, "weighted members", kind, draws, missing)
+        note = "Only small cores were tried on this held-out session. By how much cores help, only --method full tells."
+        scores = Scores(values, "weighted members", kind, draws, lost, note)
         return ranking_by(self.name, target, scores, context, context.seeds, list(plans.full))
 
 
@@ -134,21 +133,15 @@ class _Plans:
         return [spec for plans in (self.proxies, self.full) for plan in plans.values() for spec in plan.specs]
 
 
-def _missing(plan: Plan, outcomes: Mapping[str, Outcome]) -> dict[str, tuple[str, str]]:
-    """State and cause of the candidates without a score; a failed pretraining is the cause of what it stopped."""
-    return failures(plan.finetune, outcomes) | failures(plan.pretrain, outcomes)
-
-
 def _lessons(plans: _Plans, outcomes: Mapping[str, Outcome], context: Context) -> dict[str, Lesson]:
     """What each other held-out session teaches, from the candidates with a small and a full score there."""
     lessons = {}
     for other, full in plans.full.items():
         proxy = plans.proxies[other]
-        missing = _missing(proxy, outcomes) | _missing(full, outcomes)
-        names = [name for name in full.pool if name not in missing]
+        lost = missing(proxy, outcomes) | missing(full, outcomes)
+        names = [name for name in full.pool if name not in lost]
         if len(names) > 1:
-            own = kernels(context.counts(other))
-            alike = np.array([similarity(own, kernels(context.counts(name))) for name in names])
+            alike = np.array(list(likenesses(other, names, context).values()))
             members = _members(alike, _mean_score(proxy, names, context), names, context)
             lessons[other] = Lesson(members, standard(_mean_score(full, names, context)))
     return lessons

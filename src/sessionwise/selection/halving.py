@@ -13,7 +13,7 @@ from typing import TypeVar
 from sessionwise.runs.spec import RunSpec
 from sessionwise.selection.context import Context
 from sessionwise.selection.ranking import Ranking, make_plan
-from sessionwise.selection.rungs import Rung, climb, estimate, first_runs, ranking_of
+from sessionwise.selection.rungs import Rung, climb, first_runs, ranking_of
 from sessionwise.training.loop import MIN_STEPS, TrainSettings
 from sessionwise.training.presets import Settings
 
@@ -69,7 +69,7 @@ class Halving:
         if context.budget is not None:
             return context.budget
         plan = make_plan(context.sessions, target, pool, context.settings, context.seeds, self.name, controls=False)
-        return estimate(plan.specs, context)
+        return context.price(plan.specs)
 
 
 def shortened(how: How, share: float) -> How:

@@ -162,7 +162,8 @@ def make_plan(
 
 def collect(plan: Plan, sessions: SessionStore, store: RunStore, outcomes: Mapping[str, Outcome]) -> Ranking:
     """Stored runs to a ranking: a pure function of the runs, so the same runs give the same bytes."""
-    done = [c for c in plan.pool if all(outcomes[plan.finetune[c, s].key].state == "done" for s in plan.seeds)]
+    bad = missing(plan, outcomes)
+    done = [c for c in plan.pool if c not in bad]
     baseline = _arm(plan.baseline, plan, store, outcomes)
     random_core = _arm(plan.random_core, plan, store, outcomes)
     gains, spikes = gains_of(plan, store, done)
@@ -170,7 +171,7 @@ def collect(plan: Plan, sessions: SessionStore, store: RunStore, outcomes: Mappi
     uncertainty = statistics.rank_bootstrap(gains, spikes, _BOOTSTRAP_DRAWS, rng=rng) if done else None
     rows = [_done_row(plan, sessions, store, c, uncertainty.row(i)) for i, c in enumerate(done)] if uncertainty else []
     rows.sort(key=lambda row: row["rank"])
-    rows += [_failed_row(plan, sessions, outcomes, c) for c in plan.pool if c not in done]
+    rows += [_failed_row(plan, sessions, c, *bad[c]) for c in plan.pool if c in bad]
     enough = _enough_trials(spikes)
     controls = {
         "baseline": _arm_gains(plan.baseline, store, baseline),
@@ -255,6 +256,21 @@ def cost(specs: Sequence[RunSpec], store: RunStore, sessions: SessionStore) -> d
                 kind[name] += amount
     total = {name: sum(kind[name] for kind in by_kind.values()) for name in COSTS}
     return {**total, "by_kind": by_kind}
+
+
+def failures(specs: Mapping[tuple[str, int], RunSpec], outcomes: Mapping[str, Outcome]) -> dict[str, tuple[str, str]]:
+    """State and cause of the candidates with a run that did not end well, of its first such seed."""
+    found: dict[str, tuple[str, str]] = {}
+    for (candidate, seed), spec in specs.items():
+        ended = outcomes[spec.key]
+        if ended.state != "done":
+            found.setdefault(candidate, (ended.state, f"seed {seed}: {ended.reason}"))
+    return found
+
+
+def missing(plan: Plan, outcomes: Mapping[str, Outcome]) -> dict[str, tuple[str, str]]:
+    """State and cause of the candidates without a score; a failed pretraining is the cause of what it stopped."""
+    return failures(plan.finetune, outcomes) | failures(plan.pretrain, outcomes)
 
 
 def selected_gain(gains: np.ndarray, position: int) -> np.ndarray:
@@ -391,11 +407,7 @@ def _done_row(
     }
 
 
-def _failed_row(plan: Plan, sessions: SessionStore, outcomes: Mapping[str, Outcome], candidate: str) -> dict[str, Any]:
-    ended = {s: outcomes[plan.finetune[candidate, s].key] for s in plan.seeds}
-    causes = {s: outcomes[plan.pretrain[candidate, s].key] for s in plan.seeds}
-    bad = next(s for s in plan.seeds if ended[s].state != "done")
-    cause = causes[bad] if causes[bad].state != "done" else ended[bad]
+def _failed_row(plan: Plan, sessions: SessionStore, candidate: str, state: str, reason: str) -> dict[str, Any]:
     nothing = (
         "rank",
         "score",
@@ -412,8 +424,8 @@ def _failed_row(plan: Plan, sessions: SessionStore, outcomes: Mapping[str, Outco
         **dict.fromkeys(nothing),
         "p_top": {},
         "seed_scores": [None] * len(plan.seeds),
-        "state": cause.state,
-        "reason": f"seed {bad}: {cause.reason}",
+        "state": state,
+        "reason": reason,
         "runs": [plan.finetune[candidate, s].key for s in plan.seeds],
     }
 

@@ -17,14 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from sessionwise.analysis.rung_scores import IN, Judged, judge, leaving, merge
+from sessionwise.analysis.rung_scores import IN, Judged, judge, leaving, merge, shifted
 from sessionwise.errors import UsageError
 from sessionwise.runs.spec import RunSpec
-from sessionwise.selection.completion import failures
 from sessionwise.selection.context import Context
-from sessionwise.selection.ranking import Plan, Ranking, cost, gains_of, make_plan
+from sessionwise.selection.ranking import Plan, Ranking, cost, gains_of, make_plan, missing
 from sessionwise.selection.scored import Scores, generator, ranking_by
-from sessionwise.training.operations import operations
 from sessionwise.training.presets import Settings
 
 DRAWS = 2000
@@ -84,7 +82,8 @@ class Climb:
     stages: one a rung that was climbed. values: bits per spike of every session of the pool on the scale of the last
     rung, None where a training failed. draws: (B, C) of those with a value, in their order; None if there is none.
     reasons: state and cause of those without. rung: name of the last rung with a score of the session. runs: keys of
-    the finetunings there. seeds: of all rungs.
+    the finetunings there. seeds: of all rungs. gains: of each rung that has any, session -> (S, K) in nats, and
+    spikes (K,) of the validation trials.
     """
 
     stages: tuple[Stage, ...]
@@ -94,10 +93,14 @@ class Climb:
     rung: Mapping[str, str]
     runs: Mapping[str, list[str]]
     seeds: tuple[int, ...]
+    gains: tuple[Mapping[str, np.ndarray], ...]
+    spikes: np.ndarray
 
-    def scores(self, label: str, kind: str) -> Scores:
-        """The scores as ``ranking_by`` takes them."""
-        return Scores(self.values, label, kind, self.draws, self.reasons)
+    def on(self, trials: np.ndarray) -> dict[str, float]:
+        """Scores on some of the validation trials, (K,) bool: of each session with a value, on the same scale."""
+        parts = [{name: gains[:, trials] for name, gains in rung.items()} for rung in self.gains]
+        found = shifted(parts, self.spikes[trials]) if parts else {}
+        return {name: found[name] for name, value in self.values.items() if value is not None}
 
 
 def climb(
@@ -146,7 +149,7 @@ def first_runs(
 ) -> list[RunSpec]:
     """The trainings of the first rung, which everybody takes; UsageError if the budget does not pay for them."""
     specs = _plan(target, pool, rung, context, method).specs
-    price = estimate(specs, context)
+    price = context.price(specs)
     if budget is not None and price > budget:
         raise UsageError(
             f"--method {method}",
@@ -157,13 +160,6 @@ def first_runs(
     return specs
 
 
-def estimate(specs: Sequence[RunSpec], context: Context) -> int:
-    """Operations of these trainings from scratch, each counted once, as estimated before any runs."""
-    each = {spec.key: spec for spec in specs}.values()
-    infos = {name: context.sessions.info(name) for name in sorted({name for spec in each for name in spec.sessions})}
-    return sum(operations(spec, infos) for spec in each)
-
-
 def ranking_of(method: str, target: str, found: Climb, context: Context, label: str, what: str) -> Ranking:
     """The ranking by a climb's scores; ``what`` they are, in words.
 
@@ -171,14 +167,14 @@ def ranking_of(method: str, target: str, found: Climb, context: Context, label: 
     ``stages`` tells who left where, why, and at what cost.
     """
     kind = f"{what}; {_reached(found)}"
-    document = dict(ranking_by(method, target, found.scores(label, kind), context, found.seeds).document)
+    scores = Scores(found.values, label, kind, found.draws, found.reasons, _note(found))
+    document = dict(ranking_by(method, target, scores, context, found.seeds).document)
     rows = [
         {**row, "stage": found.rung.get(row["session"]), "runs": found.runs.get(row["session"], [])}
         for row in document["rows"]
     ]
-    verdict = {"text": _verdict(method, rows, found), "different": False}
     stages = [stage.entry(context) for stage in found.stages]
-    return Ranking({**document, "rows": rows, "verdict": verdict, "stages": stages})
+    return Ranking({**document, "rows": rows, "stages": stages})
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,8 +204,7 @@ class _Ladder:
         new = {spec.key: spec for spec in plan.specs if spec.key not in self.known}
         self.known |= new
         outcomes = self.context.compute(plan.specs)
-        causes = failures(plan.finetune, outcomes) | failures(plan.pretrain, outcomes)
-        failed = {name: (state, f"{rung.name}: {why}") for name, (state, why) in causes.items()}
+        failed = {name: (state, f"{rung.name}: {why}") for name, (state, why) in missing(plan, outcomes).items()}
         done = [name for name in plan.pool if name not in failed]
         gains, spikes = gains_of(plan, self.context.store, done)
         self.tried.append(_Tried(rung, plan, tuple(new.values()), done, gains, spikes, failed))
@@ -226,7 +221,7 @@ class _Ladder:
             p_top={},
             p_equal=None,
             specs=tried.new,
-            operations=estimate(tried.new, self.context),
+            operations=self.context.price(tried.new),
         )
         if not tried.done:
             return replace(stage, stop="no training ended")
@@ -264,10 +259,10 @@ class _Ladder:
         """The first sessions of an order whose missing trainings the rest of the budget pays for."""
         if self.budget is None:
             return set(order)
-        rest, paid = self.budget - estimate(list(self.known.values()), self.context), set[str]()
+        rest, paid = self.budget - self.context.price(self.known.values()), set[str]()
         for name in order:
             specs = _plan(self.target, [name], following, self.context, self.method).specs
-            rest -= estimate([spec for spec in specs if spec.key not in self.known], self.context)
+            rest -= self.context.price(spec for spec in specs if spec.key not in self.known)
             if rest < 0:
                 break
             paid.add(name)
@@ -287,14 +282,15 @@ class _Ladder:
         values: dict[str, float | None] = dict.fromkeys(pool)
         draws = None
         seeds = tuple(sorted({seed for tried in self.tried for seed in tried.rung.seeds}))
+        table = tuple(dict(zip(tried.done, tried.gains, strict=True)) for tried in with_scores)
+        spikes = with_scores[0].spikes if with_scores else np.zeros(0)
         if rung:
-            table = [dict(zip(tried.done, tried.gains, strict=True)) for tried in with_scores]
-            merged = merge(table, with_scores[0].spikes, DRAWS, rng=self._generator("scale"))
+            merged = merge(table, spikes, DRAWS, rng=self._generator("scale"))
             at = {name: i for i, name in enumerate(merged.values)}
             scored = [name for name in pool if name in rung]
             values |= {name: merged.values[name] for name in scored}
             draws = merged.draws[:, [at[name] for name in scored]]
-        return Climb(stages, values, draws, reasons, rung, runs, seeds)
+        return Climb(stages, values, draws, reasons, rung, runs, seeds, table, spikes)
 
     def _generator(self, what: str) -> np.random.Generator:
         return generator(f"{self.method} {what}", self.target, self.context)
@@ -321,10 +317,6 @@ def _reached(found: Climb) -> str:
     return f"{last[1]} scores of '{last[0]}'; {others}, moved to that scale by the mean difference of those with both"
 
 
-def _verdict(method: str, rows: Sequence[Mapping[str, Any]], found: Climb) -> str:
-    if not found.rung:
-        return "No session could be ranked: every run failed or diverged."
-    stops = [stage.stop for stage in found.stages if stage.stop]
-    text = f"{rows[0]['session']} ranks first by {method} ({_reached(found)})."
-    text += "".join(f" It ended there: {stop}." for stop in stops)
-    return f"{text} No baseline was trained: how much pretraining helps, the full procedure tells (--method full)."
+def _note(found: Climb) -> str:
+    stops = "".join(f"The climb ended there: {stage.stop}. " for stage in found.stages if stage.stop)
+    return f"{stops}No baseline was trained: how much pretraining helps, the full procedure tells (--method full)."

@@ -25,7 +25,8 @@ class Scores:
 
     values: id -> number, or None where there is none, with the cause in ``reasons`` (state and words). draws: (B, C) of
     the sessions with a number, in their order in ``values``, for intervals; None: the number is exact, or its error is
-    unknown. label: what the number is, for axes and tables. kind: in a sentence.
+    unknown. label: what the number is, for axes and tables. kind: in a sentence. note: what
+    the verdict says after who is first.
     """
 
     values: Mapping[str, float | None]
@@ -33,6 +34,10 @@ class Scores:
     kind: str
     draws: np.ndarray | None = None
     reasons: Mapping[str, tuple[str, str]] | None = None
+    note: str = (
+        "No core was tried on the held-out session: nothing here says by how much pretraining on it helps. The full "
+        "procedure does (--method full)."
+    )
 
 
 class Untrained:
@@ -121,7 +126,4 @@ def _without(name: str, found: Scores) -> dict[str, Any]:
 def _verdict(rows: Sequence[Mapping[str, Any]], found: Scores) -> str:
     if not rows or rows[0]["state"] != "done":
         return "No session could be ranked."
-    return (
-        f"{rows[0]['session']} ranks first by {found.label}. No core was tried on the held-out session: nothing here "
-        "says by how much pretraining on it helps. The full procedure does (--method full)."
-    )
+    return f"{rows[0]['session']} ranks first by {found.label}. {found.note}"

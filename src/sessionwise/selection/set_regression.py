@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,6 @@ from sessionwise.runs.spec import RunSpec
 from sessionwise.selection.context import Context
 from sessionwise.selection.procedure import SmallProxy
 from sessionwise.selection.ranking import Ranking, gain_of
-from sessionwise.selection.rungs import estimate
 from sessionwise.selection.scored import Scores, generator, ranking_by
 from sessionwise.training.jobs import finetune_spec, pretrain_spec
 from sessionwise.training.presets import Settings
@@ -67,15 +65,13 @@ class SetRegression:
         seeds = tuple(seed for seed in context.seeds if any(model.seed == seed for model in models))
         scored = [name for name in pool if any(name in model.sessions for model in done)]
         values: dict[str, float | None] = dict.fromkeys(pool)
-        found, draws, kind = None, None, "too few models of sets finished"
+        draws, kind, note = None, "too few models of sets finished", ""
         if len(done) >= len(seeds) + 2:
             found = self._effects(target, scored, done, context)
             values |= zip(scored, map(float, found.value), strict=True)
-            draws, kind = found.draws, _kind(found, models, outcomes)
-        scores = Scores(values, "bits per spike added to a set", kind, draws, _reasons(pool, models, outcomes))
-        ranking = ranking_by(self.name, target, scores, context, seeds)
-        verdict = {"text": _verdict(ranking.document["rows"], found), "different": False}
-        return Ranking({**ranking.document, "verdict": verdict})
+            draws, kind, note = found.draws, _kind(found, models, outcomes), _note(found)
+        scores = Scores(values, "bits per spike added to a set", kind, draws, _reasons(pool, models, outcomes), note)
+        return ranking_by(self.name, target, scores, context, seeds)
 
     def _models(self, target: str, pool: Sequence[str], context: Context) -> list[Model]:
         """Models of as many divisions as there shall be; UsageError if the budget pays for fewer than sessions."""
@@ -85,7 +81,7 @@ class SetRegression:
         settings, models, price = self.settings(pool, context), list[Model](), 0
         for sets, seed in divisions(pool, context.seeds, context.settings.split_seed):
             more = [_model(one, seed, target, settings, context) for one in sets]
-            price += estimate(_specs(more), context)
+            price += context.price(_specs(more))
             most = MODELS if context.budget is None else MOST
             if len(models) >= most * len(pool) or (context.budget is not None and price > context.budget):
                 break
@@ -180,10 +176,7 @@ def _kind(found: Effects, models: Sequence[Model], outcomes: Mapping[str, Outcom
     return "; ".join([text, *(f"left out, {state}: {why}" for state, why in lost)])
 
 
-def _verdict(rows: Sequence[Mapping[str, Any]], found: Effects | None) -> str:
-    if found is None:
-        return "No session could be ranked: too few models of sets finished."
-    text = f"{rows[0]['session']} ranks first by set_regression. "
-    if found.explained <= 0:
-        text += "Sets tell nothing of each other: what a session adds is not told apart from noise. "
+def _note(found: Effects) -> str:
+    nothing = "Sets tell nothing of each other: what a session adds is not told apart from noise. "
+    text = nothing if found.explained <= 0 else ""
     return text + "No single-session core was tried: how much those help, the full procedure tells (--method full)."

@@ -65,16 +65,19 @@ class ZeroTraining(Untrained):
         return ranking_by(self.name, target, found, context)
 
 
+def likenesses(target: str, pool: Sequence[str], context: Context) -> dict[str, float]:
+    """Similarity of each session's activity to that of the held-out one, -1 to 1."""
+    own = kernels(context.counts(target))
+    return {name: similarity(own, kernels(context.counts(name))) for name in pool}
+
+
 def similarities(target: str, pool: Sequence[str], context: Context) -> tuple[dict[str, float], np.ndarray]:
     """Similarity of each session to the held-out one, and (B, C) draws with trials of both resampled."""
     counts = context.counts(target)
-    own = kernels(counts)
     drawn_own = bootstrap_kernels(counts, DRAWS, generator("kernels", target, context))
-    values, draws = {}, []
+    values, draws = likenesses(target, pool, context), []
     for name in pool:
-        counts = context.counts(name)
-        values[name] = similarity(own, kernels(counts))
-        drawn = bootstrap_kernels(counts, DRAWS, generator("kernels", name, context))
+        drawn = bootstrap_kernels(context.counts(name), DRAWS, generator("kernels", name, context))
         draws.append([similarity(a, b) for a, b in zip(drawn_own, drawn, strict=True)])
     # Resampling trials lowers a similarity as noise does; what moves ranks is the spread about each session's mean.
     found = np.array(draws).T

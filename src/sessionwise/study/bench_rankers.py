@@ -11,7 +11,7 @@ from sessionwise.analysis.fidelity import fidelity_csv, fidelity_table
 from sessionwise.analysis.fidelity_figure import fidelity_figure
 from sessionwise.analysis.pages import number, write_figure
 from sessionwise.errors import UsageError
-from sessionwise.io.files import make_folder, write_bytes, write_json
+from sessionwise.io.files import make_folder, sealed_files, write_bytes, write_json
 
 TABLE_FILE, PAGE_FILE, FIGURE = "fidelity.csv", "bench.md", "fidelity"
 
@@ -32,6 +32,12 @@ def bench_rankers(
     folder = Path(to) if to else places[0] / FOLDER
     document = bench_document(places, reference_seeds)
     make_folder(folder / "figures")
+    with sealed_files(folder, keep=True):
+        _write(folder, document)
+    return folder, document
+
+
+def _write(folder: Path, document: Mapping[str, Any]) -> None:
     write_json(folder / BENCH_FILE, document)
     write_bytes(folder / TABLE_FILE, fidelity_csv(document["summary"]).encode())
     figure = fidelity_figure(
@@ -43,7 +49,6 @@ def bench_rankers(
     if figure is not None:
         write_figure(folder, figure, FIGURE)
     write_bytes(folder / PAGE_FILE, page(document, figure is not None).encode())
-    return folder, document
 
 
 def page(document: Mapping[str, Any], with_figure: bool) -> str:

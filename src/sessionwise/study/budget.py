@@ -21,6 +21,7 @@ from sessionwise.runs.executors import runs_at_a_time
 from sessionwise.runs.launch import execute
 from sessionwise.runs.spec import RunSpec
 from sessionwise.runs.store import RunStore
+from sessionwise.selection.context import Context
 from sessionwise.training.jobs import WORK, baseline_spec
 from sessionwise.training.operations import operations
 from sessionwise.training.presets import Settings
@@ -64,16 +65,13 @@ def parse_budget(text: str) -> tuple[str, float]:
     return "seconds", amount * _UNITS[found[2]]
 
 
-def settle_budget(
-    text: str, full: Sequence[RunSpec], sessions: SessionStore, heldout: str, settings: Settings, folder: Path, on: str
-) -> Budget:
+def settle_budget(text: str, full: Sequence[RunSpec], heldout: str, folder: Path, context: Context) -> Budget:
     """The budget in operations; one of time is measured at the first call and read from ``folder`` at all later ones.
 
     full: every run of the full procedure.
     """
     kind, amount = parse_budget(text)
-    infos = {name: sessions.info(name) for name in {name for spec in full for name in spec.sessions}}
-    whole = sum(operations(spec, infos) for spec in full)
+    whole = context.price(full)
     if kind == "share":
         return Budget(text, round(amount * whole), whole)
     if kind == "steps":
@@ -81,7 +79,8 @@ def settle_budget(
     path = folder / BUDGET_FILE
     if path.exists():
         return Budget(**read_sealed(path))
-    speed = OVERHEAD * runs_at_a_time(on) * operations_per_second(sessions, heldout, settings)
+    one = operations_per_second(context.sessions, heldout, context.settings)
+    speed = OVERHEAD * runs_at_a_time(context.on) * one
     budget = Budget(text, round(amount * speed), whole, speed)
     make_folder(folder)
     with sealed_files(folder, keep=True):

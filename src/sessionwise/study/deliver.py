@@ -27,9 +27,9 @@ def deliver(target: str, chosen: Sequence[str], context: Context, folder: Path) 
 
     Raises RunsFailed when no variant could be trained.
     """
-    context.asked = {}
     variants = _variants(target, chosen, context)
-    context.compute([spec for specs in variants.values() for spec in specs])
+    specs = list({spec.key: spec for each in variants.values() for spec in each}.values())
+    context.compute(specs)
     scores = [_score(name, specs, context) for name, specs in variants.items()]
     known = [entry for entry in scores if entry["bps"] is not None]
     if not known:
@@ -42,7 +42,7 @@ def deliver(target: str, chosen: Sequence[str], context: Context, folder: Path) 
         "seed": final.seed,
         "scores": scores,
         "text": _text(best, scores, final.seed),
-        "cost": cost(list(context.asked.values()), context.store, context.sessions),
+        "cost": cost(specs, context.store, context.sessions),
     }
     place = folder / MODEL
     make_folder(place)

@@ -19,12 +19,11 @@ from sessionwise.analysis.bench_rankers import (
     label,
     promising,
     questions,
-    read_final,
     rows_of,
 )
 from sessionwise.data.store import SessionStore
 from sessionwise.errors import IntegrityError, UsageError
-from sessionwise.io.files import write_json
+from sessionwise.io.files import sealed_files, write_json
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import RunSpec
 from sessionwise.selection.context import Context
@@ -58,15 +57,15 @@ def measure_final(
     _refuse_others(asked, sessions)
     rows = [row for question in asked for row in rows_of(question, None, None)]
     methods = promising(rows, n_methods)
-    plans = [_Plan(question, sessions, top, methods, tuple(sorted(seeds)), study, on, progress) for question in asked]
-    context = plans[0].context
+    plans = [_Plan(question, sessions, top, methods, tuple(sorted(seeds))) for question in asked]
+    heldout = tuple(dict.fromkeys(question.heldout for question in asked))
+    context = Context(sessions, plans[0].settings, plans[0].seeds, heldout, study, on, progress)
     context.compute([spec for plan in plans for spec in plan.specs()])
-    known = read_final(study)
-    known |= {plan.question.key: plan.document(context) for plan in plans}
-    path = study / FOLDER / FINAL_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"schema": SCHEMA, "questions": known})
-    return path
+    found = {plan.question.key: plan.document(context) for plan in plans}
+    folder = study / FOLDER
+    with sealed_files(folder, keep=True):
+        write_json(folder / FINAL_FILE, {"schema": SCHEMA, "questions": found})
+    return folder / FINAL_FILE
 
 
 def _refuse_others(asked: Sequence[Question], sessions: SessionStore) -> None:
@@ -87,19 +86,10 @@ class _Plan:
     """The runs of one question."""
 
     def __init__(
-        self,
-        question: Question,
-        sessions: SessionStore,
-        top: int,
-        methods: Sequence[str],
-        seeds: tuple[int, ...],
-        study: Path,
-        on: str,
-        progress: Progress | None,
+        self, question: Question, sessions: SessionStore, top: int, methods: Sequence[str], seeds: tuple[int, ...]
     ) -> None:
-        self.question, self.top, self.seeds = question, top, seeds
+        self.question, self.sessions, self.top, self.seeds = question, sessions, top, seeds
         self.settings = Settings.model_validate(question.reference["settings"])
-        self.context = Context(sessions, self.settings, seeds, (question.heldout,), study, on, progress)
         self.sets = self._sets(methods)
         self.cores = self._cores()
         self.chains = {(chosen, seed): self._chain(chosen, seed) for chosen in self.sets.values() for seed in seeds}
@@ -136,14 +126,14 @@ class _Plan:
         return tuple(sorted(Ranking(document).order[: self.top]))
 
     def _chain(self, chosen: Sequence[str], seed: int) -> list[RunSpec]:
-        sessions, heldout = self.context.sessions, self.question.heldout
+        sessions, heldout = self.sessions, self.question.heldout
         core = pretrain_spec(sessions, chosen, self.settings, seed)
         tuned = finetune_spec(sessions, heldout, core, self.settings, seed)
         return [core, tuned, evaluate_spec(sessions, heldout, tuned, self.settings)]
 
     def _cores(self) -> dict[tuple[str, int], tuple[RunSpec, RunSpec, RunSpec]]:
         """Pretraining, finetuning and final evaluation of each core of the reference."""
-        seeds, heldout, sessions = self.question.reference["seeds"], self.question.heldout, self.context.sessions
+        seeds, heldout, sessions = self.question.reference["seeds"], self.question.heldout, self.sessions
         plan = make_plan(sessions, heldout, sorted(self.question.scores), self.settings, seeds, controls=False)
         return {
             key: (plan.pretrain[key], tuned, evaluate_spec(sessions, heldout, tuned, self.settings))

@@ -56,10 +56,15 @@ class Arm:
 
 
 def set_arm(
-    name: str, sets: tuple[Sequence[str], Sequence[str]], target: str, settings: Settings, context: Context
+    name: str,
+    sets: tuple[Sequence[str], Sequence[str]],
+    target: str,
+    settings: Settings,
+    seeds: Sequence[int],
+    context: Context,
 ) -> Arm:
     """A frozen core pretrained on a set, chosen for each half of the trials by the other one."""
-    pretrained = [{s: pretrain_spec(context.sessions, chosen, settings, s) for s in context.seeds} for chosen in sets]
+    pretrained = [{s: pretrain_spec(context.sessions, chosen, settings, s) for s in seeds} for chosen in sets]
     tuned = [
         {s: finetune_spec(context.sessions, target, core, settings, s) for s, core in half.items()}
         for half in pretrained
@@ -67,10 +72,15 @@ def set_arm(
     return Arm(name, (tuned[0], tuned[1]), tuple(core for half in pretrained for core in half.values()))
 
 
-def alone_arm(name: str, target: str, settings: Settings, context: Context) -> Arm:
+def alone_arm(name: str, target: str, settings: Settings, seeds: Sequence[int], context: Context) -> Arm:
     """All weights from scratch on the held-out session."""
-    specs = {s: baseline_spec(context.sessions, target, settings, s) for s in context.seeds}
+    specs = {s: baseline_spec(context.sessions, target, settings, s) for s in seeds}
     return Arm(name, (specs, specs))
+
+
+def price_of(arms: Sequence[Arm], context: Context) -> int:
+    """Operations of the runs of these arms from scratch, each counted once."""
+    return context.price(spec for arm in arms for spec in arm.runs)
 
 
 def difference(a: Arm, b: Arm, context: Context) -> dict[str, Any]:

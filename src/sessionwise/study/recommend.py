@@ -22,7 +22,6 @@ from sessionwise.analysis.activity import Quality, quality
 from sessionwise.analysis.judging import Judgement, judge
 from sessionwise.analysis.pictures import find_picture, keep_picture
 from sessionwise.analysis.recommendation import JSON_FILE, SCHEMA, write_recommendation
-from sessionwise.data.leakage import neighbours
 from sessionwise.data.store import SessionStore
 from sessionwise.io.files import canonical_json, folder_name, sealed_files, sha256_bytes, write_json
 from sessionwise.runs.launch import time_spent
@@ -43,18 +42,19 @@ from sessionwise.selection.ranking import (
     study_problems,
     truth_of,
 )
-from sessionwise.selection.zero_training import combined, similarities
+from sessionwise.selection.zero_training import combined, likenesses
 from sessionwise.study.budget import Budget, parse_budget, settle_budget
 from sessionwise.study.deliver import deliver as deliver_model
-from sessionwise.study.gains import Arm, alone_arm, difference, set_arm
-from sessionwise.study.search import FILTER, clearly_bad, operations_of, search, small
+from sessionwise.study.gains import LEVEL, Arm, alone_arm, difference, price_of, set_arm
+from sessionwise.study.search import FILTER, FULL, SMALL, clearly_bad, search, small
 from sessionwise.training.jobs import environment
 from sessionwise.training.presets import Settings
 
 K, BUDGET = 5, "50%"
 THESE, ALONE, EVERYTHING = "these sessions", "the recording alone", "all of the pool"
+OTHERS = (ALONE, EVERYTHING)
 USE = "frozen core, new stitchers"
-_NOTHING = {"mean": None, "low": None, "high": None, "level": 0.95}
+UNPAID = "the rest of the budget does not pay for it"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def recommend(
     context = Context(sessions, settings, tuple(sorted(seeds)), (heldout,), study, on, progress, retry_failed)
     folder = recommendation_folder(context, heldout, chosen_pool, budget, k, deliver)
     full = make_plan(sessions, heldout, chosen_pool, settings, context.seeds).specs
-    settled = settle_budget(budget, full, sessions, heldout, settings, folder, on)
+    settled = settle_budget(budget, full, heldout, folder, context)
     answer = _Answer(heldout, chosen_pool, min(k, len(chosen_pool)), settled, context)
     document = answer.document()
     with sealed_files(folder, keep=True):
@@ -135,212 +135,213 @@ def recommendation_folder(
 
 
 class _Answer:
-    """One recommendation under way."""
+    """One recommendation: searched, judged and measured when it is made, then said."""
 
     def __init__(self, target: str, pool: Sequence[str], k: int, budget: Budget, context: Context) -> None:
         self.target, self.pool, self.k, self.budget, self.context = target, pool, k, budget, context
         self.qualities: dict[str, Quality] = {name: quality(context.counts(name)) for name in pool}
-        self.likeness, _ = similarities(target, pool, context)
-        self.search = search(target, pool, self.qualities, k, budget.operations, context)
-        self.order = self._order(self.search.scores)
+        self.likeness = likenesses(target, pool, context)
+        self.bad = clearly_bad(pool, self.qualities)
+        left = [name for name in pool if name not in self.bad]
+        self.climb = search(target, left, k, budget.operations, context)
+        self.spent = sum(stage.operations for stage in self.climb.stages)
+        self.scores = {name: value for name, value in self.climb.values.items() if value is not None}
+        self.order = _best_first(self.scores)
+        self.stages = self._searched(left)
         self.judgement = self._judged()
         self.gains = self._gains()
+        self.kind, self.chosen = self._chosen()
 
     def document(self) -> dict[str, Any]:
         """What ``recommendation.json`` holds."""
-        context, found = self.context, self.search
-        data, settings = context.load(self.target), context.settings
-        rows = self._rows()
+        context, told = self.context, self.judgement
+        data, settings, rows = context.load(self.target), context.settings, self._rows()
         specs = list(context.asked.values())
         return {
             "schema": SCHEMA,
             "heldout": self.target,
-            "answer": self._answer(),
+            "answer": {"kind": self.kind, "sessions": self.chosen, "k": len(self.chosen), "text": told.text},
             "use": USE,
             "gains": self.gains,
-            "sizes": self._sizes(),
-            "judgement": self._judgement_entry(),
+            "sizes": {
+                "k": self.k,
+                "how": "not measured",
+                "reason": f"{self.k} sessions were asked for; other sizes than {self.k} and all were not tried.",
+                "rows": [],
+            },
+            "judgement": {
+                "kind": told.kind,
+                "p_equal": told.p_equal,
+                "p_residual": told.p_residual,
+                "similarity_rho": told.likeness_rho,
+                "similarity_p": told.likeness_p,
+                "covariates": list(told.facts),
+                "text": told.text,
+            },
             "rows": rows,
-            "stages": found.stages,
+            "stages": self.stages,
             "budget": self._budget_entry(),
             "delivered": None,
             "preset": settings.preset,
-            "seeds": list(context.seeds[: found.n_seeds]),
+            "seeds": list(self.climb.seeds),
             "split_seed": settings.split_seed,
             "split": settings.split,
             "n_validation_trials": len(data.split.validation),
             "settings": settings.model_dump(),
             "score_label": "bits per spike",
-            "closeness": self._closeness(rows),
-            "warnings": self._warnings(),
-            "provenance": provenance_of(self.target, self.pool, settings, specs, context.sessions, context.store),
+            "closeness": (truth_of(self.target, context.sessions, rows) or {"closeness": None})["closeness"],
+            **self._origin(specs),
         }
 
-    # What is chosen ---------------------------------------------------------------------------------------------------
+    # Search, judgement, gains -----------------------------------------------------------------------------------------
 
-    def _order(self, scores: np.ndarray) -> list[str]:
-        return [self.search.names[i] for i in np.argsort(-scores, kind="stable")]
+    def _searched(self, left: Sequence[str]) -> list[dict[str, Any]]:
+        """The stages so far, with their costs from scratch."""
+        seeds = _seeds(self.climb.seeds)
+        about = {SMALL: f"cores of half the widths, {seeds}", FULL: f"on the contested, {seeds}"}
+        reasons = [{"session": name, "reason": why} for name, why in self.bad.items()]
+        entries = [self._stage(FILTER, "no training: trials and reliability", self.pool, left, reasons, [])]
+        for stage in self.climb.stages:
+            words = "; ".join([about[stage.name], *([stage.stop] if stage.stop else [])])
+            entries.append({**stage.entry(self.context), "about": words})
+        return entries
 
     def _judged(self) -> Judgement:
-        found, context = self.search, self.context
-        facts = {
-            "log trials": [self.qualities[name].log_trials for name in found.names],
-            "quality": combined([self.qualities[name] for name in found.names]) if found.names else [],
-        }
-        near = [self.likeness[name] for name in found.names]
-        few = len(context.load(self.target).split.validation) < MIN_TRIALS_TO_JUDGE
-        if few:
-            return Judgement(
-                "not judged", f"Fewer than {MIN_TRIALS_TO_JUDGE} validation trials: nothing is told apart."
-            )
-        return judge(found.scores, found.draws, facts, near, noise_known=found.n_seeds > 1)
+        names = list(self.scores)
+        facts = {"log trials": [self.qualities[name].log_trials for name in names], "quality": self._qualities(names)}
+        if len(self.context.load(self.target).split.validation) < MIN_TRIALS_TO_JUDGE:
+            text = f"Fewer than {MIN_TRIALS_TO_JUDGE} validation trials: nothing is told apart."
+            return Judgement("not judged", text)
+        draws = np.zeros((1, 0)) if self.climb.draws is None else self.climb.draws
+        near = [self.likeness[name] for name in names]
+        return judge(list(self.scores.values()), draws, facts, near, noise_known=len(self.climb.seeds) > 1)
+
+    def _qualities(self, names: Sequence[str]) -> list[float]:
+        return combined([self.qualities[name] for name in names]).tolist() if names else []
 
     def _gains(self) -> list[dict[str, Any]]:
         """Differences to the recording alone and to everything, by full cores if that can be paid, else by small."""
-        found, others = self.search, [ALONE, EVERYTHING]
-        if not found.names or not self._halves_can_judge():
-            why = "no core has a score" if not found.names else "too few validation trials to choose on and to judge on"
-            return [{"name": f"{THESE} - {o}", **_NOTHING, "how": "not measured", "about": why} for o in others]
-        seeds = self.context.seeds[: found.n_seeds]
-        inner = Context(**{**vars_of(self.context), "seeds": seeds})
-        why = "the rest of the budget does not pay for it"
-        entries = {o: {"name": f"{THESE} - {o}", **_NOTHING, "how": "not measured", "about": why} for o in others}
+        spikes = self.context.load(self.target).counts("validation").sum(axis=(1, 2))
+        first = choosing_half(len(spikes))
+        if not self.scores:
+            return _not_measured("no core has a score")
+        if len(spikes) < MIN_TRIALS_TO_JUDGE or not (spikes[first].sum() and spikes[~first].sum()):
+            return _not_measured("too few validation trials to choose on and to judge on")
+        chosen = [_best_first(self.climb.on(half))[: self.k] for half in (~first, first)]
         smaller = small(self.context.settings), "predicted", "from cores of half the widths"
         for (settings, how, cores), against in (
-            ((self.context.settings, "measured", "full cores"), others),
-            (smaller, others),
-            (smaller, [ALONE]),
+            ((self.context.settings, "measured", "full cores"), OTHERS),
+            (smaller, OTHERS),
+            (smaller, OTHERS[:1]),
         ):
-            arms = self._arms(settings, inner)
-            runs = [spec for name in (THESE, *against) for spec in arms[name].runs]
-            spent = operations_of(runs, inner)
-            if found.spent + spent <= self.budget.operations:
-                self._compute(runs, spent, f"{how} with {cores}: {', '.join([THESE, *against])}", inner)
-                about = f"{cores}, seeds {', '.join(map(str, seeds))}; chosen on other trials than judged on"
-                for other in against:
-                    entry = difference(arms[THESE], arms[other], inner)
-                    entries[other] = entry if entry["mean"] is None else {**entry, "how": how, "about": about}
-                break
-        return list(entries.values())
+            arms = self._arms(chosen, settings)
+            asked = [arms[name] for name in (THESE, *against)]
+            price = price_of(asked, self.context)
+            if self.spent + price <= self.budget.operations:
+                self._measure(asked, price, f"{how} with {cores}: {', '.join(arm.name for arm in asked)}")
+                about = f"{cores}, {_seeds(self.climb.seeds)}; chosen on other trials than judged on"
+                entries = [difference(arms[THESE], arms[other], self.context) for other in against]
+                told = [e if e["mean"] is None else {**e, "how": how, "about": about} for e in entries]
+                return [*told, *_not_measured(UNPAID)[len(told) :]]
+        return _not_measured(UNPAID)
 
-    def _halves_can_judge(self) -> bool:
-        counts = self.context.load(self.target).counts("validation").sum(axis=(1, 2))
-        half = choosing_half(len(counts))
-        return len(counts) >= MIN_TRIALS_TO_JUDGE and bool(counts[half].sum() and counts[~half].sum())
+    def _arms(self, chosen: Sequence[Sequence[str]], settings: Settings) -> dict[str, Arm]:
+        """Sets: ``chosen`` for each half of the trials by the other one, and everybody."""
+        how, everybody = (self.target, settings, self.climb.seeds, self.context), self.order
+        return {
+            THESE: set_arm(THESE, (chosen[0], chosen[1]), *how),
+            EVERYTHING: set_arm(EVERYTHING, (everybody, everybody), *how),
+            ALONE: alone_arm(ALONE, *how),
+        }
 
-    def _arms(self, settings: Settings, context: Context) -> dict[str, Arm]:
-        on_first, on_second = (self._order(scores)[: self.k] for scores in self.search.halves)
-        sets = {THESE: (on_second, on_first), EVERYTHING: (self.search.names, self.search.names)}
-        arms = {name: set_arm(name, both, self.target, settings, context) for name, both in sets.items()}
-        return {**arms, ALONE: alone_arm(ALONE, self.target, settings, context)}
-
-    def _compute(self, runs: Sequence[RunSpec], spent: int, about: str, context: Context) -> None:
-        context.compute(runs)
-        for name in ("asked", "outcomes"):
-            getattr(self.context, name).update(getattr(context, name))
-        self.context.missing |= context.missing
-        self.search.spent += spent
-        paid = cost(list({spec.key: spec for spec in runs}.values()), context.store, context.sessions)
-        self.search.stages.append(
-            {
-                "name": "gains",
-                "about": about,
-                "n_in": len(self.search.names),
-                "n_on": self.k,
-                "left": [],
-                "cost": {part: paid[part] for part in ("runs", "steps", "tokens", "operations")},
-            }
-        )
+    def _measure(self, arms: Sequence[Arm], price: int, about: str) -> None:
+        runs = list({spec.key: spec for arm in arms for spec in arm.runs}.values())
+        self.context.compute(runs)
+        self.spent += price
+        self.stages.append(self._stage("gains", about, self.order, self.order[: self.k], [], runs))
 
     # What is said -----------------------------------------------------------------------------------------------------
 
-    def _answer(self) -> dict[str, Any]:
-        kind = {"close": "sessions"}.get(self.judgement.kind, self.judgement.kind)
-        alone, everything = self.gains
-        worse = {e["name"]: e["how"] == "measured" and e["high"] < 0 for e in (alone, everything)}
-        if worse[alone["name"]]:
-            kind, sessions = "alone", []
-        elif worse[everything["name"]]:
-            kind, sessions = "everything", self.order
-        else:
-            sessions = self.order[: self.k]
-        return {"kind": kind, "sessions": sessions, "k": len(sessions), "text": self.judgement.text}
+    def _chosen(self) -> tuple[str, list[str]]:
+        """The kind of the answer and its sessions: a measured loss against another set of sessions decides."""
+        alone, everything = (entry["how"] == "measured" and entry["high"] < 0 for entry in self.gains)
+        if alone:
+            return "alone", []
+        if everything:
+            return "everything", self.order
+        kind = "sessions" if self.judgement.kind == "close" else self.judgement.kind
+        return kind, self.order[: self.k]
 
-    def _sizes(self) -> dict[str, Any]:
-        return {
-            "k": self.k,
-            "how": "not measured",
-            "reason": f"{self.k} sessions were asked for; other sizes than {self.k} and all were not tried.",
-            "rows": [],
-        }
-
-    def _judgement_entry(self) -> dict[str, Any]:
-        told = self.judgement
-        return {
-            "kind": told.kind,
-            "p_equal": told.p_equal,
-            "p_residual": told.p_residual,
-            "similarity_rho": told.likeness_rho,
-            "similarity_p": told.likeness_p,
-            "covariates": list(told.facts),
-            "text": told.text,
-        }
+    def _stage(
+        self,
+        name: str,
+        about: str,
+        into: Sequence[str],
+        on: Sequence[str],
+        left: Sequence[Mapping[str, str]],
+        specs: Sequence[RunSpec],
+    ) -> dict[str, Any]:
+        paid = cost(specs, self.context.store, self.context.sessions)
+        return {"name": name, "about": about, "n_in": len(into), "n_on": len(on), "left": list(left), "cost": paid}
 
     def _budget_entry(self) -> dict[str, Any]:
-        budget, spent = self.budget, self.search.spent
-        seconds = None
+        budget, seconds = self.budget, None
         if budget.operations_per_second:
             seconds = {"asked": parse_budget(budget.asked)[1], "operations_per_second": budget.operations_per_second}
-        whole = budget.full_operations
         return {
             "asked": budget.asked,
             "operations": budget.operations,
-            "full_operations": whole,
-            "spent_operations": spent,
-            "share": spent / whole if whole else None,
+            "full_operations": budget.full_operations,
+            "spent_operations": self.spent,
+            "share": self.spent / budget.full_operations if budget.full_operations else None,
             "seconds": seconds,
         }
 
     def _rows(self) -> list[dict[str, Any]]:
-        found, chosen = self.search, self._answer()["sessions"]
-        rows = []
-        if found.names:
-            drawn = statistics.rank_draws(found.scores, found.draws, rng=np.random.default_rng(0), ks={1, 3, self.k})
-            rows = [{**self._facts(name), **drawn.row(i), "state": "done"} for i, name in enumerate(found.names)]
+        """One a session of the pool, best first, without a score last."""
+        names, rows = list(self.scores), []
+        goods = dict(zip(self.pool, self._qualities(self.pool), strict=True))
+        if self.climb.draws is not None:
+            values, rng = list(self.scores.values()), np.random.default_rng(0)
+            drawn = statistics.rank_draws(values, self.climb.draws, rng=rng, ks={1, 3, self.k})
+            rows = [{"session": name, **drawn.row(i), "state": "done", "reason": None} for i, name in enumerate(names)]
         rows.sort(key=lambda row: row["rank"])
-        bad = clearly_bad(self.pool, self.qualities)
-        for name in self.pool:
-            if name not in found.names:
-                state, reason = found.failed.get(name, ("left out", bad.get(name, "")))
-                nothing = dict.fromkeys(
-                    ("rank", "score", "low80", "high80", "low95", "high95", "rank_low", "rank_high")
-                )
-                rows.append({**self._facts(name), **nothing, "p_top": {}, "state": state, "reason": reason})
-        return [{**row, "chosen": row["session"] in chosen} for row in rows]
+        ended = {name: ("left out", why) for name, why in self.bad.items()} | dict(self.climb.reasons)
+        nothing = dict.fromkeys(("rank", "score", "low80", "high80", "low95", "high95", "rank_low", "rank_high"))
+        rows += [
+            {"session": name, **nothing, "p_top": {}, "state": state, "reason": why}
+            for name, (state, why) in sorted(ended.items())
+        ]
+        return [
+            {
+                **facts_of(self.context.sessions, row["session"]),
+                **row,
+                "chosen": row["session"] in self.chosen,
+                "stage": self.climb.rung.get(row["session"], FILTER if row["session"] in self.bad else SMALL),
+                "similarity": self.likeness[row["session"]],
+                "quality": goods[row["session"]],
+            }
+            for row in rows
+        ]
 
-    def _facts(self, name: str) -> dict[str, Any]:
-        return {
-            **facts_of(self.context.sessions, name),
-            "stage": self.search.stage.get(name, "small core" if name in self.search.failed else FILTER),
-            "similarity": self.likeness[name],
-            "quality": self.qualities[name].reliability,
-            "reason": None,
-        }
-
-    def _closeness(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-        truth = truth_of(self.target, self.context.sessions, rows)
-        return None if truth is None else dict(truth["closeness"])
-
-    def _warnings(self) -> list[str]:
-        data = {name: self.context.load(name) for name in (*self.pool, self.target)}
-        found = neighbours(data[self.target].meta, {name: data[name].meta for name in self.pool})
-        return found + [f"{name}: {note}" for name, one in data.items() for note in one.notes]
+    def _origin(self, specs: Sequence[RunSpec]) -> dict[str, Any]:
+        """Provenance, with the warnings in a place of their own."""
+        context = self.context
+        found = provenance_of(self.target, self.pool, context.settings, specs, context.sessions, context.store)
+        return {"warnings": found["warnings"], "provenance": {n: v for n, v in found.items() if n != "warnings"}}
 
 
-def vars_of(context: Context) -> dict[str, Any]:
-    """The question and means of a context, without what it has computed."""
-    names = ("sessions", "settings", "seeds", "heldout", "study", "on", "progress", "retry_failed", "budget")
-    return {name: getattr(context, name) for name in names}
+def _best_first(scores: Mapping[str, float]) -> list[str]:
+    return sorted(scores, key=lambda name: (-scores[name], name))
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def _not_measured(why: str) -> list[dict[str, Any]]:
+    nothing = {"mean": None, "low": None, "high": None, "level": LEVEL, "how": "not measured", "about": why}
+    return [{"name": f"{THESE} - {other}", **nothing} for other in OTHERS]
 
 
 def gain_words(entry: Mapping[str, Any]) -> str:
