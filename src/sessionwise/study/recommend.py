@@ -238,7 +238,7 @@ class _Answer:
             asked = [arms[name] for name in (THESE, *against)]
             price = price_of(asked, self.context)
             if self.spent + price <= self.budget.operations:
-                self._measure(asked, price, f"{how} with {cores}: {', '.join(arm.name for arm in asked)}")
+                self._measure(asked, price, f"{how}, {cores}: {', '.join(arm.name for arm in asked)}")
                 about = f"{cores}, {_seeds(self.climb.seeds)}; chosen on other trials than judged on"
                 entries = [difference(arms[THESE], arms[other], self.context) for other in against]
                 told = [e if e["mean"] is None else {**e, "how": how, "about": about} for e in entries]
