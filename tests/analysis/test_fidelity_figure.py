@@ -108,6 +108,11 @@ def test_every_name_is_readable_and_nothing_is_cut_off(costs, seed):
             assert 0 <= box.x0 and box.x1 <= width and 0 <= box.y0 and box.y1 <= height
             assert not any(box.overlaps(other) for other in names[:i])
             assert not any(box.x0 - 3 < x < box.x1 + 3 and box.y0 - 3 < y < box.y1 + 3 for x, y in markers)
+    for axes in figure.axes:  # what reaches into a neighbour lies under its background
+        own = axes.get_window_extent()
+        assert all(
+            own.x0 <= box.x0 and box.x1 <= own.x1 for box in (text.get_window_extent() for text in names_in(axes))
+        )
     with style():
         whole = figure.get_tightbbox()
     assert whole.x0 >= 0 and whole.y0 >= 0

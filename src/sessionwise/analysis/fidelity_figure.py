@@ -215,20 +215,21 @@ class _Drawing:
 
     def _name_points(self, measure: str, axes: Sequence[Axes], renderer: RendererBase) -> None:
         """Write every point's name beside it, where it covers nothing; a thin line where it had to go further."""
-        points = []
+        boxes = [part.get_window_extent() for part in axes]
+        points, frames = [], []
         for row in self.free + self.trained:
             value = _value(row, measure)
             if value is not None:
-                part = axes[0 if row in self.free else -1]
-                points.append(_Point.of(part, row["method"], self.place[row["method"]], value, renderer))
-        boxes = [part.get_window_extent() for part in axes]
-        frame = np.array([boxes[0].x0 + 2, boxes[0].y0 + 2, boxes[-1].x1 - 1, boxes[0].y1])
+                at = 0 if row in self.free else -1
+                points.append(_Point.of(axes[at], row["method"], self.place[row["method"]], value, renderer))
+                # A name that reached into the neighbour would lie under its background.
+                frames.append([boxes[at].x0 + 2, boxes[at].y0 + 2, boxes[at].x1 - 1, boxes[at].y1])
         levels = [v["mean"] for v in (_value(line, measure) for line in self.lines.values()) if v]
         heights = np.array([axes[0].transData.transform((0, level))[1] for level in levels])
-        across = [[frame[0], y - 1, frame[2], y + 1] for y in heights]
+        across = [[boxes[0].x0, y - 1, boxes[-1].x1, y + 1] for y in heights]
         between = [[a.x1, a.y0, b.x0, a.y1] for a, b in pairwise(boxes)]
         lines = np.array([*across, *between]).reshape(-1, 4)
-        for point, box in zip(points, place_labels(points, frame, lines), strict=True):
+        for point, box in zip(points, place_labels(points, np.array(frames).reshape(-1, 4), lines), strict=True):
             point.write(box, self.figure.dpi)
 
 
@@ -318,8 +319,8 @@ _ANGLES = np.radians([0, 180, 35, 145, -35, -145, 90, -90, 62, 118, -62, -118, 1
 _REACHES = (2.0, 6.0, 11.0, 17.0, 24.0, 32.0, 42.0, 54.0, 70.0, 90.0)
 
 
-def place_labels(points: Sequence[_Point], frame: Floats, lines: Floats) -> list[Floats]:
-    """A box for each of N names that stays in the frame and covers no other name or marker, and few bars and lines.
+def place_labels(points: Sequence[_Point], frames: Floats, lines: Floats) -> list[Floats]:
+    """A box for each of N names, in its frame (N, 4), that covers no other name or marker, and few bars and lines.
 
     Every name takes the best of its places given where the others are, again and again until none moves: crowded
     ones first, so that those with room make way. The same points give the same boxes.
@@ -329,7 +330,7 @@ def place_labels(points: Sequence[_Point], frame: Floats, lines: Floats) -> list
     at = np.array([point.at for point in points])
     markers = np.column_stack([at - _RADIUS, at + _RADIUS])
     bars = np.array([point.bar for point in points])
-    candidates = [_candidates(point, frame) for point in points]
+    candidates = [_candidates(*pair) for pair in zip(points, frames, strict=True)]
     fixed = [_fixed_cost(i, candidates[i], at[i], markers, bars, lines) for i in range(len(points))]
     crowd = np.hypot(*(at[:, None] - at[None, :]).transpose(2, 0, 1) / np.array([4.0, 1.0])[:, None, None]).sum(axis=1)
     chosen: dict[int, int] = {}
