@@ -158,7 +158,8 @@ def recommend_command(
     budget: Annotated[
         str, typer.Option(help="Share of the full procedure's cost (50%), steps (5000-steps) or time (2h).")
     ] = "50%",
-    k: Annotated[int, typer.Option("--k", min=1, help="How many sessions to choose.")] = 5,
+    k: Annotated[str, typer.Option("--k", help="How many to choose, or auto: as many as are known to help.")] = "5",
+    choose: Annotated[str, typer.Option(help="top_k, or diverse: sessions that stand for all good ones.")] = "top_k",
     deliver: Annotated[
         bool, typer.Option("--deliver", help="Also train and keep the best model for the recording; not in the budget.")
     ] = False,
@@ -183,7 +184,8 @@ def recommend_command(
             open_store(store),
             heldout,
             budget=budget,
-            k=k,
+            k=int(k) if k.isdecimal() else k,
+            choose=choose,
             pool=pool,
             preset=preset,
             seeds=whole_seeds,

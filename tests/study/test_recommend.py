@@ -186,3 +186,27 @@ def test_the_command_says_the_answer(rich, toy_store, toy_settings, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["recommend", str(toy_store), *how, "--budget", "fast", "--to", str(study)])
     assert stop.value.code == 2 and "--budget" in capsys.readouterr().err
+
+
+def test_how_many_is_measured_when_asked_for_and_paid(toy_store, toy_settings, tmp_path):
+    found = ask(toy_store, tmp_path / "study", toy_settings, "800%", k="auto").document
+    sizes = found["sizes"]
+    assert sizes["how"] == "predicted" and [row["k"] for row in sizes["rows"]] == [1, 2, 3]
+    assert sizes["rows"][0]["gain"] == 0.0 and all(row["low"] <= row["gain"] <= row["high"] for row in sizes["rows"])
+    assert sizes["k"] in (1, 2, 3) and found["answer"]["k"] in (0, sizes["k"], len(POOL))
+    stage = next(stage for stage in found["stages"] if stage["name"] == "how many")
+    assert 0 < stage["cost"]["runs"]
+    spent = sum(stage["cost"]["operations"] for stage in found["stages"])
+    assert found["budget"]["spent_operations"] == pytest.approx(spent, rel=0.05)
+    small = next(stage for stage in found["stages"] if stage["name"] == SMALL)["cost"]["operations"]
+    poor = f"{105 * small / found['budget']['full_operations']:.1f}%"
+    unpaid = ask(toy_store, tmp_path / "study", toy_settings, poor, k="auto").document
+    assert unpaid["sizes"]["how"] == "not measured" and "budget" in unpaid["sizes"]["reason"]
+
+
+def test_sets_are_chosen_as_was_asked(toy_store, toy_settings, tmp_path):
+    found = ask(toy_store, tmp_path / "study", toy_settings, "60%", choose="diverse")
+    assert found.document["choose"] == "diverse" and len(found.sessions) == 2
+    for wrong, field in (({"choose": "best"}, "--choose"), ({"k": "all"}, "--k"), ({"k": 0}, "--k")):
+        with pytest.raises(UsageError, match=field):
+            ask(toy_store, tmp_path / "study", toy_settings, **wrong)

@@ -94,3 +94,17 @@ def difference(a: Arm, b: Arm, context: Context) -> dict[str, Any]:
     rng = np.random.default_rng(stream_seed(0, "gain", a.name, b.name))
     interval = statistics.paired_difference(first, second, spikes, rng=rng, level=LEVEL)
     return {**nothing, "mean": interval.mean, "low": interval.low, "high": interval.high}
+
+
+def size_row(size: int, arms: Mapping[int, Arm], context: Context) -> dict[str, Any]:
+    """Score of a set's size and its gain over the smallest set, bits per spike; None where a training failed."""
+    arm, least = arms[size], arms[min(arms)]
+    nothing = {"k": size, "score": None, "gain": None, "low": None, "high": None}
+    if arm.failure(context):
+        return nothing
+    gains, spikes = arm.gains(context)
+    row = {**nothing, "score": float(statistics.bits_per_spike(gains.mean(axis=0), spikes))}
+    if arm is least:
+        return {**row, "gain": 0.0, "low": 0.0, "high": 0.0}
+    found = difference(arm, least, context)
+    return {**row, "gain": found["mean"], "low": found["low"], "high": found["high"]}

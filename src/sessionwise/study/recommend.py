@@ -23,10 +23,12 @@ from sessionwise.analysis.judging import Judgement, judge
 from sessionwise.analysis.pictures import find_picture, keep_picture
 from sessionwise.analysis.recommendation import JSON_FILE, SCHEMA, write_recommendation
 from sessionwise.data.store import SessionStore
+from sessionwise.errors import UsageError
 from sessionwise.io.files import canonical_json, folder_name, sealed_files, sha256_bytes, write_json
 from sessionwise.runs.launch import time_spent
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import RunSpec
+from sessionwise.selection.choosing import Chooser, find_chooser, how_many, sizes_below
 from sessionwise.selection.context import Context
 from sessionwise.selection.pool import choose_pool
 from sessionwise.selection.ranking import (
@@ -45,15 +47,17 @@ from sessionwise.selection.ranking import (
 from sessionwise.selection.zero_training import combined, likenesses
 from sessionwise.study.budget import Budget, parse_budget, settle_budget
 from sessionwise.study.deliver import deliver as deliver_model
-from sessionwise.study.gains import LEVEL, Arm, alone_arm, difference, price_of, set_arm
+from sessionwise.study.gains import LEVEL, Arm, alone_arm, difference, set_arm, size_row
 from sessionwise.study.search import FILTER, FULL, SMALL, clearly_bad, search, small
 from sessionwise.training.jobs import environment
 from sessionwise.training.presets import Settings
 
 K, BUDGET = 5, "50%"
+AUTO = "auto"
 THESE, ALONE, EVERYTHING = "these sessions", "the recording alone", "all of the pool"
 OTHERS = (ALONE, EVERYTHING)
 USE = "frozen core, new stitchers"
+SIZING, GAINS = "how many", "gains"
 UNPAID = "the rest of the budget does not pay for it"
 
 
@@ -80,7 +84,8 @@ def recommend(
     heldout: str,
     *,
     budget: str = BUDGET,
-    k: int = K,
+    k: int | str = K,
+    choose: str = "top_k",
     pool: str | Sequence[str] | None = None,
     preset: str = "small",
     seeds: Sequence[int] = DEFAULT_SEEDS,
@@ -93,20 +98,25 @@ def recommend(
 ) -> Recommendation:
     """Recommend sessions of the pool to pretrain on for one held-out session.
 
-    budget: ``"50%"`` of the full procedure's operations, ``"5000-steps"`` or ``"2h"``. k: how many sessions to choose.
+    budget: ``"50%"`` of the full procedure's operations, ``"5000-steps"`` or ``"2h"``. k: how many sessions to choose,
+    or ``"auto"``: the smallest size that no larger one is known to beat, if the budget pays for trying them, else 5.
+    choose: the name of a chooser (``selection.choosing``): ``"top_k"`` or ``"diverse"``.
     deliver: also train and keep the model that validation prefers, outside the budget. The other parameters, and what
     is raised, are those of ``rank_many``; UsageError also when the budget does not pay small cores for every session.
     """
     parse_budget(budget)
+    chooser = find_chooser(choose)
+    if k != AUTO and (not isinstance(k, int) or k < 1):
+        raise UsageError("--k", f"{k!r}", "a whole number above 0, or auto", "For example --k 5")
     study, started = Path(to), time.monotonic()
     settings, problems = asked_settings(preset, overrides)
     problems += seed_problems(seeds) + study_problems(study, sessions)
     chosen_pool = choose_pool(sessions, [heldout], pool, problems)
     context = Context(sessions, settings, tuple(sorted(seeds)), (heldout,), study, on, progress, retry_failed)
-    folder = recommendation_folder(context, heldout, chosen_pool, budget, k, deliver)
+    folder = recommendation_folder(context, heldout, chosen_pool, budget, k, deliver, choose)
     full = make_plan(sessions, heldout, chosen_pool, settings, context.seeds).specs
     settled = settle_budget(budget, full, heldout, folder, context)
-    answer = _Answer(heldout, chosen_pool, min(k, len(chosen_pool)), settled, context)
+    answer = _Answer(heldout, chosen_pool, k, settled, context, chooser)
     document = answer.document()
     with sealed_files(folder, keep=True):
         if deliver:
@@ -124,12 +134,18 @@ def recommend(
 
 
 def recommendation_folder(
-    context: Context, heldout: str, pool: Sequence[str], budget: str, k: int, deliver: bool = False
+    context: Context,
+    heldout: str,
+    pool: Sequence[str],
+    budget: str,
+    k: int | str,
+    deliver: bool = False,
+    choose: str = "top_k",
 ) -> Path:
     """``recommendations/<held-out>/<8 hex of what was asked>`` in a study."""
     content = {name: context.load(name).trainval_hash for name in (*pool, heldout)}
     asked: dict[str, Any] = {"settings": context.settings.model_dump(), "seeds": context.seeds, "content": content}
-    asked |= {"budget": "".join(budget.lower().split()), "k": k, "deliver": deliver}
+    asked |= {"budget": "".join(budget.lower().split()), "k": k, "deliver": deliver, "choose": choose}
     tag = sha256_bytes(canonical_json(asked))[:8]
     return context.study / "recommendations" / folder_name(heldout) / tag
 
@@ -137,18 +153,24 @@ def recommendation_folder(
 class _Answer:
     """One recommendation: searched, judged and measured when it is made, then said."""
 
-    def __init__(self, target: str, pool: Sequence[str], k: int, budget: Budget, context: Context) -> None:
-        self.target, self.pool, self.k, self.budget, self.context = target, pool, k, budget, context
+    def __init__(
+        self, target: str, pool: Sequence[str], k: int | str, budget: Budget, context: Context, chooser: Chooser
+    ) -> None:
+        self.target, self.pool, self.budget, self.context, self.chooser = target, pool, budget, context, chooser
+        self.k = min(k if isinstance(k, int) else K, len(pool))
         self.qualities: dict[str, Quality] = {name: quality(context.counts(name)) for name in pool}
         self.likeness = likenesses(target, pool, context)
         self.bad = clearly_bad(pool, self.qualities)
         left = [name for name in pool if name not in self.bad]
-        self.climb = search(target, left, k, budget.operations, context)
+        sizes = sizes_below(len(left)) if k == AUTO else []
+        self.climb = search(target, left, self.k, budget.operations, context, sizes)
         self.spent = sum(stage.operations for stage in self.climb.stages)
+        self.known = {spec.key for stage in self.climb.stages for spec in stage.specs}
         self.scores = {name: value for name, value in self.climb.values.items() if value is not None}
-        self.order = _best_first(self.scores)
+        self.order = chooser.order(self.scores, context)
         self.stages = self._searched(left)
         self.judgement = self._judged()
+        self.sizes = self._sized(sizes) if k == AUTO else _one_size(self.k)
         self.gains = self._gains()
         self.kind, self.chosen = self._chosen()
 
@@ -163,12 +185,8 @@ class _Answer:
             "answer": {"kind": self.kind, "sessions": self.chosen, "k": len(self.chosen), "text": told.text},
             "use": USE,
             "gains": self.gains,
-            "sizes": {
-                "k": self.k,
-                "how": "not measured",
-                "reason": f"{self.k} sessions were asked for; other sizes than {self.k} and all were not tried.",
-                "rows": [],
-            },
+            "choose": self.chooser.name,
+            "sizes": self.sizes,
             "judgement": {
                 "kind": told.kind,
                 "p_equal": told.p_equal,
@@ -221,13 +239,9 @@ class _Answer:
 
     def _gains(self) -> list[dict[str, Any]]:
         """Differences to the recording alone and to everything, by full cores if that can be paid, else by small."""
-        spikes = self.context.load(self.target).counts("validation").sum(axis=(1, 2))
-        first = choosing_half(len(spikes))
-        if not self.scores:
-            return _not_measured("no core has a score")
-        if len(spikes) < MIN_TRIALS_TO_JUDGE or not (spikes[first].sum() and spikes[~first].sum()):
-            return _not_measured("too few validation trials to choose on and to judge on")
-        chosen = [_best_first(self.climb.on(half))[: self.k] for half in (~first, first)]
+        if why := self._unjudged():
+            return _not_measured(why)
+        chosen = [order[: self.k] for order in self._crossed()]
         smaller = small(self.context.settings), "predicted", "from cores of half the widths"
         for (settings, how, cores), against in (
             ((self.context.settings, "measured", "full cores"), OTHERS),
@@ -236,14 +250,56 @@ class _Answer:
         ):
             arms = self._arms(chosen, settings)
             asked = [arms[name] for name in (THESE, *against)]
-            price = price_of(asked, self.context)
-            if self.spent + price <= self.budget.operations:
-                self._measure(asked, price, f"{how}, {cores}: {', '.join(arm.name for arm in asked)}")
+            runs = self._new(asked)
+            if self.spent + self.context.price(runs) <= self.budget.operations:
+                self._measure(
+                    GAINS, f"{how}, {cores}: {', '.join(arm.name for arm in asked)}", runs, self.order[: self.k]
+                )
                 about = f"{cores}, {_seeds(self.climb.seeds)}; chosen on other trials than judged on"
                 entries = [difference(arms[THESE], arms[other], self.context) for other in against]
                 told = [e if e["mean"] is None else {**e, "how": how, "about": about} for e in entries]
                 return [*told, *_not_measured(UNPAID)[len(told) :]]
         return _not_measured(UNPAID)
+
+    def _unjudged(self) -> str | None:
+        """Why nothing can be chosen on some trials and judged on others; None if it can."""
+        spikes = self.context.load(self.target).counts("validation").sum(axis=(1, 2))
+        first = choosing_half(len(spikes))
+        if not self.scores:
+            return "no core has a score"
+        if len(spikes) < MIN_TRIALS_TO_JUDGE or not (spikes[first].sum() and spikes[~first].sum()):
+            return "too few validation trials to choose on and to judge on"
+        return None
+
+    def _crossed(self) -> tuple[list[str], list[str]]:
+        """The order for each half of the trials, chosen by the other one."""
+        first = choosing_half(len(self.climb.spikes))
+        a, b = (self.chooser.order(self.climb.on(half), self.context) for half in (~first, first))
+        return a, b
+
+    def _sized(self, sizes: Sequence[int]) -> dict[str, Any]:
+        """How many are enough, by small cores pretrained on the first 1, 2, 3, 5 ... of the order; sets ``k``."""
+        sizes = [size for size in sizes if size < len(self.scores)]
+        if why := self._unjudged() or (None if len(sizes) > 1 else f"{len(self.scores)} sessions are too few"):
+            return _one_size(self.k, why)
+        a, b = self._crossed()
+        how = (self.target, small(self.context.settings), self.climb.seeds, self.context)
+        arms = {size: set_arm(f"the first {size}", (a[:size], b[:size]), *how) for size in sizes}
+        runs = self._new(list(arms.values()))
+        if self.spent + self.context.price(runs) > self.budget.operations:
+            return _one_size(self.k, "the budget does not pay for trying them")
+        about = f"cores of half the widths on {', '.join(map(str, sizes))} sessions"
+        self._measure(SIZING, about, runs, self.order)
+        rows = [size_row(size, arms, self.context) for size in sizes]
+        known = [row["k"] for row in rows if row["score"] is not None]
+        if not known:
+            return {**_one_size(self.k, "no training of theirs ended"), "rows": rows}
+        self.k = how_many(known, lambda larger, size: difference(arms[larger], arms[size], self.context))
+        reason = (
+            f"By cores of half the widths, chosen on other trials than judged on, no larger size of "
+            f"{', '.join(map(str, known))} is known to be better than {self.k}. Gains are over the first alone."
+        )
+        return {"k": self.k, "how": "predicted", "reason": reason, "level": LEVEL, "rows": rows}
 
     def _arms(self, chosen: Sequence[Sequence[str]], settings: Settings) -> dict[str, Arm]:
         """Sets: ``chosen`` for each half of the trials by the other one, and everybody."""
@@ -254,11 +310,16 @@ class _Answer:
             ALONE: alone_arm(ALONE, *how),
         }
 
-    def _measure(self, arms: Sequence[Arm], price: int, about: str) -> None:
-        runs = list({spec.key: spec for arm in arms for spec in arm.runs}.values())
+    def _new(self, arms: Sequence[Arm]) -> list[RunSpec]:
+        """Runs of these arms that no stage has trained yet."""
+        every = {spec.key: spec for arm in arms for spec in arm.runs}
+        return [spec for key, spec in every.items() if key not in self.known]
+
+    def _measure(self, stage: str, about: str, runs: Sequence[RunSpec], on: Sequence[str]) -> None:
         self.context.compute(runs)
-        self.spent += price
-        self.stages.append(self._stage("gains", about, self.order, self.order[: self.k], [], runs))
+        self.known |= {spec.key for spec in runs}
+        self.spent += self.context.price(runs)
+        self.stages.append(self._stage(stage, about, self.order, on, [], runs))
 
     # What is said -----------------------------------------------------------------------------------------------------
 
@@ -331,8 +392,11 @@ class _Answer:
         return {"warnings": found["warnings"], "provenance": {n: v for n, v in found.items() if n != "warnings"}}
 
 
-def _best_first(scores: Mapping[str, float]) -> list[str]:
-    return sorted(scores, key=lambda name: (-scores[name], name))
+def _one_size(k: int, why: str | None = None) -> dict[str, Any]:
+    """What is said of other sizes where none was tried: k was asked for, or is what is left when sizes are not paid."""
+    asked = f"{k} sessions were asked for; other sizes than {k} and all were not tried."
+    reason = asked if why is None else f"Other sizes than {k} and all were not tried: {why}."
+    return {"k": k, "how": "not measured", "reason": reason, "rows": []}
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -46,11 +46,11 @@ def clearly_bad(pool: Sequence[str], qualities: Mapping[str, Quality]) -> dict[s
     return found if 2 * len(found) < len(pool) else {}
 
 
-def search(target: str, pool: Sequence[str], k: int, budget: int, context: Context) -> Climb:
+def search(target: str, pool: Sequence[str], k: int, budget: int, context: Context, sizes: Sequence[int] = ()) -> Climb:
     """Spend the budget on the order of the pool for ``target``; UsageError when it does not pay small cores for all.
 
     All rungs have the seeds that the small cores have: two if the budget pays them, for without a second one nothing
-    can be told from noise, and more from a part of it.
+    can be told from noise, and more from a part of it. sizes: of the sets that shall be compared after it.
     """
     how = small(context.settings)
     first = make_plan(context.sessions, target, pool, how, context.seeds[:1], METHOD, controls=False)
@@ -67,16 +67,16 @@ def search(target: str, pool: Sequence[str], k: int, budget: int, context: Conte
         context,
         top=min(k, len(pool)),
         # What comes after the order wants some of it, but not what small cores take.
-        budget=max(len(seeds) * price, budget - _reserve(target, pool, k, seeds, context)),
+        budget=max(len(seeds) * price, budget - _reserve(target, pool, (k, *sizes), seeds, context)),
         method=METHOD,
         stay=0.0,
         settled_in=True,
     )
 
 
-def _reserve(target: str, pool: Sequence[str], k: int, seeds: Sequence[int], context: Context) -> int:
-    """Operations of the gains by small cores: two sets of k, all of the pool, the recording alone (`study.gains`)."""
+def _reserve(target: str, pool: Sequence[str], sizes: Sequence[int], seeds: Sequence[int], context: Context) -> int:
+    """Operations of the gains by small cores: two sets of each size, all of the pool, the recording alone."""
     how = small(context.settings)
-    sets = (pool[:k], pool[-k:]), (pool, pool)
+    sets = [*((pool[:k], pool[-k:]) for k in sizes), (pool, pool)]
     arms = [set_arm("set", both, target, how, seeds, context) for both in sets]
     return price_of([*arms, alone_arm("alone", target, how, seeds, context)], context)
