@@ -94,6 +94,22 @@ def test_as_many_as_are_known_to_help(table, expected):
     assert how_many(list(table), gains(table)) == expected
 
 
+def test_an_order_that_loses_or_repeats_a_session_is_refused():
+    class First:
+        name, about = "first", "the best alone"
+
+        def __init__(self, times):
+            self.times = times
+
+        def order(self, scores, context):
+            return [max(scores, key=scores.get)] * self.times
+
+    for times in (1, 2):
+        with pytest.raises(UsageError, match=r"--choose first: gave .* need all 2 that have a score, each once"):
+            order_of(First(times), {"a": 0.1, "b": 0.2}, None)
+    assert order_of(First(1), {"a": 0.1}, None) == ["a"] and order_of(TopK(), {}, None) == []
+
+
 def test_sizes_leave_out_all_of_the_pool():
     assert sizes_below(8) == [1, 2, 3, 5] and sizes_below(1) == []
 

@@ -68,6 +68,15 @@ class Diverse:
         return [names[at] for at in facility_location(alike, values - values.min())]
 
 
+def order_of(chooser: Chooser, scores: Mapping[str, float], context: Context) -> list[str]:
+    """The chooser's order; UsageError when it is not one of all sessions with a score, each once."""
+    order = list(chooser.order(scores, context))
+    if sorted(order) != sorted(scores):
+        found = f"gave {len(order)} sessions ({len(set(order) & set(scores))} of those asked for)"
+        raise UsageError(f"--choose {chooser.name}", found, f"all {len(scores)} that have a score, each once")
+    return order
+
+
 def facility_location(alike: np.ndarray, weights: np.ndarray) -> list[int]:
     """Greedy order of C by what each adds to the cover of ``weights`` (C,) by ``alike`` (C, C), both not negative.
 

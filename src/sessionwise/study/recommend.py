@@ -28,7 +28,7 @@ from sessionwise.io.files import canonical_json, folder_name, sealed_files, sha2
 from sessionwise.runs.launch import time_spent
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import RunSpec
-from sessionwise.selection.choosing import Chooser, find_chooser, how_many, sizes_below
+from sessionwise.selection.choosing import Chooser, find_chooser, how_many, order_of, sizes_below
 from sessionwise.selection.context import Context
 from sessionwise.selection.pool import choose_pool
 from sessionwise.selection.ranking import (
@@ -167,7 +167,7 @@ class _Answer:
         self.spent = sum(stage.operations for stage in self.climb.stages)
         self.known = {spec.key for stage in self.climb.stages for spec in stage.specs}
         self.scores = {name: value for name, value in self.climb.values.items() if value is not None}
-        self.order = chooser.order(self.scores, context)
+        self.order = order_of(chooser, self.scores, context)
         self.stages = self._searched(left)
         self.judgement = self._judged()
         self.sizes = self._sized(sizes) if k == AUTO else _one_size(self.k)
@@ -274,7 +274,7 @@ class _Answer:
     def _crossed(self) -> tuple[list[str], list[str]]:
         """The order for each half of the trials, chosen by the other one."""
         first = choosing_half(len(self.climb.spikes))
-        a, b = (self.chooser.order(self.climb.on(half), self.context) for half in (~first, first))
+        a, b = (order_of(self.chooser, self.climb.on(half), self.context) for half in (~first, first))
         return a, b
 
     def _sized(self, sizes: Sequence[int]) -> dict[str, Any]:
