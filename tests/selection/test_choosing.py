@@ -17,6 +17,7 @@ from sessionwise.selection.choosing import (
     facility_location,
     find_chooser,
     how_many,
+    order_of,
     sizes_below,
 )
 
