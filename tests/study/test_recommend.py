@@ -207,6 +207,7 @@ def test_how_many_is_measured_when_asked_for_and_paid(toy_store, toy_settings, t
 def test_sets_are_chosen_as_was_asked(toy_store, toy_settings, tmp_path):
     found = ask(toy_store, tmp_path / "study", toy_settings, "60%", choose="diverse")
     assert found.document["choose"] == "diverse" and len(found.sessions) == 2
+    assert "Chosen by diverse: sessions that stand for all good ones" in found.document["answer"]["text"]
     for wrong, field in (({"choose": "best"}, "--choose"), ({"k": "all"}, "--k"), ({"k": 0}, "--k")):
         with pytest.raises(UsageError, match=field):
             ask(toy_store, tmp_path / "study", toy_settings, **wrong)

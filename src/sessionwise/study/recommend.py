@@ -28,7 +28,7 @@ from sessionwise.io.files import canonical_json, folder_name, sealed_files, sha2
 from sessionwise.runs.launch import time_spent
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import RunSpec
-from sessionwise.selection.choosing import Chooser, find_chooser, how_many, order_of, sizes_below
+from sessionwise.selection.choosing import Chooser, TopK, find_chooser, how_many, order_of, sizes_below
 from sessionwise.selection.context import Context
 from sessionwise.selection.pool import choose_pool
 from sessionwise.selection.ranking import (
@@ -182,7 +182,7 @@ class _Answer:
         return {
             "schema": SCHEMA,
             "heldout": self.target,
-            "answer": {"kind": self.kind, "sessions": self.chosen, "k": len(self.chosen), "text": told.text},
+            "answer": {"kind": self.kind, "sessions": self.chosen, "k": len(self.chosen), "text": self._text()},
             "use": USE,
             "gains": self.gains,
             "choose": self.chooser.name,
@@ -322,6 +322,12 @@ class _Answer:
         self.stages.append(self._stage(stage, about, self.order, on, [], runs))
 
     # What is said -----------------------------------------------------------------------------------------------------
+
+    def _text(self) -> str:
+        """What the judgement says, and how the set was chosen where it is not the best ones."""
+        if isinstance(self.chooser, TopK):
+            return self.judgement.text
+        return f"{self.judgement.text} Chosen by {self.chooser.name}: {self.chooser.about}."
 
     def _chosen(self) -> tuple[str, list[str]]:
         """The kind of the answer and its sessions: a measured loss against another set of sessions decides."""
