@@ -1,15 +1,19 @@
 """Choosing sets: the best, the best that are not all alike, and how many are enough."""
 
+import re
 from importlib.metadata import EntryPoint
 from itertools import combinations
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sessionwise.analysis.activity import kernels
 from sessionwise.errors import UsageError
-from sessionwise.selection import choosing
+from sessionwise.selection import choosing, plugins
 from sessionwise.selection.choosing import (
     Diverse,
     TopK,
@@ -28,8 +32,8 @@ class Recordings:
     def __init__(self, counts):
         self.known = counts
 
-    def counts(self, name):
-        return self.known[name]
+    def kernels(self, name):
+        return kernels(self.known[name])
 
 
 def bump(at, seed, trials=60, bins=30, units=12):
@@ -120,10 +124,21 @@ def test_choosers_of_other_packages_are_found_by_entry_point(monkeypatch):
         EntryPoint("worst", "sessionwise.selection.choosing:TopK", choosing.GROUP),
         EntryPoint("broken", "no_such_module:Chooser", choosing.GROUP),
     ]
-    monkeypatch.setattr(choosing, "entry_points", lambda group: found if group == "sessionwise.choosers" else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: found if group == "sessionwise.choosers" else [])
     assert list(choosers()) == ["top_k", "diverse", "broken", "worst"]
     assert isinstance(find_chooser("worst"), TopK)
     with pytest.raises(UsageError, match=r"--choose broken.*cannot be loaded"):
         find_chooser("broken")
-    with pytest.raises(UsageError, match=r"--choose.*unknown way 'top-k'.*top_k, diverse"):
+    with pytest.raises(UsageError, match=r"--choose.*unknown chooser 'top-k'.*top_k, diverse"):
         find_chooser("top-k")
+
+
+def test_the_chooser_of_the_docs_runs():
+    page = Path(__file__).parents[2] / "docs" / "recommend.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    found: dict = {}
+    exec(code, found)
+    dates = {"a": "2016-12-14", "b": None, "c": "2017-06-18"}
+    sessions = SimpleNamespace(info=lambda name: SimpleNamespace(date=dates[name]))
+    order = order_of(found["Newest"](), dict.fromkeys(dates, 0.1), SimpleNamespace(sessions=sessions))
+    assert order == ["c", "a", "b"]

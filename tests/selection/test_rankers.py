@@ -17,7 +17,7 @@ from sessionwise.data.session import make_session
 from sessionwise.data.splits import make_split
 from sessionwise.data.store import create_store, open_store
 from sessionwise.errors import UsageError
-from sessionwise.selection import controls, rankers, ranking
+from sessionwise.selection import controls, plugins, rankers, ranking
 from sessionwise.selection.rankers import find_ranker, rank, rank_many
 from sessionwise.selection.ranking import ranking_folder
 from sessionwise.selection.sets import random_order
@@ -244,7 +244,7 @@ class Mine(controls.Trials):
 def test_a_ranker_of_another_package_is_found(toy_store, toy_settings, tmp_path, monkeypatch):
     mine = EntryPoint("mine", f"{__name__}:Mine", rankers.GROUP)
     broken = EntryPoint("broken", "no_such_module:Ranker", rankers.GROUP)
-    monkeypatch.setattr(rankers, "entry_points", lambda group: [mine, broken])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [mine, broken])
     monkeypatch.setattr(EntryPoint, "load", lambda self: Mine if self.name == "mine" else __import__("no_such_module"))
     assert "mine" in rankers.rankers()
     assert ask(toy_store, tmp_path, toy_settings, "mine", [HELDOUT])[0].document["method"] == "mine"

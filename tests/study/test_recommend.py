@@ -188,6 +188,12 @@ def test_the_command_says_the_answer(rich, toy_store, toy_settings, capsys):
     assert stop.value.code == 2 and "--budget" in capsys.readouterr().err
 
 
+def _enough_for_two(document):
+    """Share of the full cost that small cores and the sizes 1 and 2 take, and half of what size 3 takes."""
+    stages = {stage["name"]: stage["cost"]["operations"] for stage in document["stages"]}
+    return (stages[SMALL] + 0.75 * stages["how many"]) / document["budget"]["full_operations"]
+
+
 def test_how_many_is_measured_when_asked_for_and_paid(toy_store, toy_settings, tmp_path):
     found = ask(toy_store, tmp_path / "study", toy_settings, "800%", k="auto").document
     sizes = found["sizes"]
@@ -199,6 +205,8 @@ def test_how_many_is_measured_when_asked_for_and_paid(toy_store, toy_settings, t
     spent = sum(stage["cost"]["operations"] for stage in found["stages"])
     assert found["budget"]["spent_operations"] == pytest.approx(spent, rel=0.05)
     small = next(stage for stage in found["stages"] if stage["name"] == SMALL)["cost"]["operations"]
+    fewer = ask(toy_store, tmp_path / "study", toy_settings, f"{100 * _enough_for_two(found):.1f}%", k="auto").document
+    assert [row["k"] for row in fewer["sizes"]["rows"]] == [1, 2] and fewer["budget"]["share"] <= _enough_for_two(found)
     poor = f"{105 * small / found['budget']['full_operations']:.1f}%"
     unpaid = ask(toy_store, tmp_path / "study", toy_settings, poor, k="auto").document
     assert unpaid["sizes"]["how"] == "not measured" and "budget" in unpaid["sizes"]["reason"]

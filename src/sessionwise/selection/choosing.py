@@ -10,15 +10,14 @@ Legend: C sessions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import numpy as np
 
-from sessionwise.analysis.activity import kernels, similarity
 from sessionwise.errors import UsageError
 from sessionwise.selection.context import Context
-from sessionwise.training.presets import nearest
+from sessionwise.selection.plugins import find_named, known_names
+from sessionwise.selection.zero_training import likeness_matrix
 
 GROUP = "sessionwise.choosers"
 SIZES = (1, 2, 3, 5, 8, 13, 21, 34, 55)  # sizes that are tried
@@ -63,8 +62,7 @@ class Diverse:
         if len(names) < 2:
             return names
         values = np.array([scores[name] for name in names])
-        found = [kernels(context.counts(name)) for name in names]
-        alike = np.array([[max(0.0, similarity(a, b)) for b in found] for a in found])
+        alike = np.maximum(likeness_matrix(names, context), 0)
         return [names[at] for at in facility_location(alike, values - values.min())]
 
 
@@ -115,23 +113,10 @@ _OURS: tuple[type[Chooser], ...] = (TopK, Diverse)
 
 def choosers() -> dict[str, str]:
     """Every way's name and what it does; those of other packages come last."""
-    ours = {one.name: one.about for one in _OURS}
-    return ours | {e.name: f"from {e.value}" for e in sorted(entry_points(group=GROUP)) if e.name not in ours}
+    return known_names(_OURS, GROUP)
 
 
 def find_chooser(name: str) -> Chooser:
     """The chooser of a name; UsageError when there is none, or when another package's cannot be loaded."""
-    for one in _OURS:
-        if one.name == name:
-            return one()
-    for entry in entry_points(group=GROUP):
-        if entry.name == name:
-            try:
-                found: Chooser = entry.load()()
-            except Exception as error:
-                raise UsageError(
-                    f"--choose {name}", f"{entry.value} cannot be loaded ({error})", "a chooser"
-                ) from error
-            return found
-    known = choosers()
-    raise UsageError("--choose", f"unknown way {name!r}", f"one of {', '.join(known)}", nearest(name, known))
+    found: Chooser = find_named(name, _OURS, GROUP, "--choose", "chooser")
+    return found

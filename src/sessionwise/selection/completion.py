@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sessionwise.analysis import statistics
-from sessionwise.analysis.activity import kernels, similarity
 from sessionwise.analysis.completion import Column, Completed, complete, side_of
 from sessionwise.errors import UsageError
 from sessionwise.model.streams import stream_seed
@@ -21,7 +20,7 @@ from sessionwise.runs.spec import RunSpec
 from sessionwise.selection.context import Context
 from sessionwise.selection.ranking import Plan, Ranking, failures, gains_of, make_plan
 from sessionwise.selection.scored import Scores, generator, ranking_by
-from sessionwise.selection.zero_training import qualities
+from sessionwise.selection.zero_training import likeness_matrix, qualities
 
 MIN_TARGETS = 4  # with fewer, a third leaves cores that no two held-out sessions share
 ONE_IN = 3  # the share of cells that is measured
@@ -78,8 +77,7 @@ class MatrixCompletion:
         columns = [
             self._column(at, plan, table, context) for at, plan in enumerate(plans) if table.measured[plan.heldout]
         ]
-        activity = [kernels(context.counts(name)) for name in (*table.whole, *targets)]
-        alike = np.array([[similarity(a, b) for b in activity] for a in activity])
+        alike = likeness_matrix((*table.whole, *targets), context)
         side = side_of(alike, qualities(table.whole, context))
         rng = generator(self.name, target, context)
         return complete(columns, side, targets.index(target), DRAWS, rng=rng)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sessionwise.analysis.activity import Kernels, kernels
 from sessionwise.data.splits import SessionData
 from sessionwise.data.store import SessionStore
 from sessionwise.runs.launch import Outcome, execute, pending
@@ -46,6 +47,7 @@ class Context:
 
     def __post_init__(self) -> None:
         self.store = RunStore(self.study / "runs")
+        self._kernels: dict[str, Kernels] = {}
 
     def compute(self, specs: Iterable[RunSpec]) -> Mapping[str, Outcome]:
         """Make sure that runs are settled: key -> Outcome, of these and of all before. What is stored is not repeated.
@@ -81,3 +83,9 @@ class Context:
         """(K, T, N) counts of the training and validation trials."""
         data = self.load(session)
         return np.concatenate([data.counts("train"), data.counts("validation")])
+
+    def kernels(self, session: str) -> Kernels:
+        """How the session's activity unfolds in time, from those trials; made once for all who compare sessions."""
+        if session not in self._kernels:
+            self._kernels[session] = kernels(self.counts(session))
+        return self._kernels[session]

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
 from sessionwise.data.store import SessionStore
-from sessionwise.errors import SessionwiseError, UsageError
+from sessionwise.errors import SessionwiseError
 from sessionwise.runs.launch import time_spent
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import RunSpec
@@ -22,6 +21,7 @@ from sessionwise.selection.context import Context
 from sessionwise.selection.controls import OtherTargets, OwnScore, Random, Trials
 from sessionwise.selection.ensemble import Ensemble
 from sessionwise.selection.halving import Halving
+from sessionwise.selection.plugins import find_named, known_names
 from sessionwise.selection.pool import choose_pool
 from sessionwise.selection.procedure import Full, Short, SmallProxy
 from sessionwise.selection.ranking import (
@@ -38,7 +38,6 @@ from sessionwise.selection.ranking import (
 from sessionwise.selection.set_regression import SetRegression
 from sessionwise.selection.zero_training import LatentDistance, QualityRanker, ZeroTraining
 from sessionwise.training.jobs import environment
-from sessionwise.training.presets import nearest
 
 GROUP = "sessionwise.rankers"
 
@@ -80,24 +79,13 @@ _OURS: tuple[type[Ranker], ...] = (
 
 def rankers() -> dict[str, str]:
     """Every method's name and what it does; those of other packages come last."""
-    ours = {one.name: one.about for one in _OURS}
-    return ours | {e.name: f"from {e.value}" for e in sorted(entry_points(group=GROUP)) if e.name not in ours}
+    return known_names(_OURS, GROUP)
 
 
 def find_ranker(name: str) -> Ranker:
     """The ranker of a name; UsageError when there is none, or when another package's cannot be loaded."""
-    for one in _OURS:
-        if one.name == name:
-            return one()
-    for entry in entry_points(group=GROUP):
-        if entry.name == name:
-            try:
-                found: Ranker = entry.load()()
-            except Exception as error:
-                raise UsageError(f"--method {name}", f"{entry.value} cannot be loaded ({error})", "a ranker") from error
-            return found
-    known = rankers()
-    raise UsageError("--method", f"unknown method {name!r}", f"one of {', '.join(known)}", nearest(name, known))
+    found: Ranker = find_named(name, _OURS, GROUP, "--method", "method")
+    return found
 
 
 def rank(

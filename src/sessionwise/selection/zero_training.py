@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sessionwise.analysis.activity import Quality, bootstrap_kernels, kernels, quality, similarity
+from sessionwise.analysis.activity import Quality, bootstrap_kernels, quality, similarity
 from sessionwise.selection.context import Context
 from sessionwise.selection.ranking import Ranking
 from sessionwise.selection.scored import Scores, Untrained, generator, ranking_by, standard
@@ -67,8 +67,14 @@ class ZeroTraining(Untrained):
 
 def likenesses(target: str, pool: Sequence[str], context: Context) -> dict[str, float]:
     """Similarity of each session's activity to that of the held-out one, -1 to 1."""
-    own = kernels(context.counts(target))
-    return {name: similarity(own, kernels(context.counts(name))) for name in pool}
+    own = context.kernels(target)
+    return {name: similarity(own, context.kernels(name)) for name in pool}
+
+
+def likeness_matrix(names: Sequence[str], context: Context) -> np.ndarray:
+    """(C, C) similarity of activity of every two sessions, -1 to 1."""
+    found = [context.kernels(name) for name in names]
+    return np.array([[similarity(a, b) for b in found] for a in found])
 
 
 def similarities(target: str, pool: Sequence[str], context: Context) -> tuple[dict[str, float], np.ndarray]:

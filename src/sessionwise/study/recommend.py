@@ -251,7 +251,7 @@ class _Answer:
             arms = self._arms(chosen, settings)
             asked = [arms[name] for name in (THESE, *against)]
             runs = self._new(asked)
-            if self.spent + self.context.price(runs) <= self.budget.operations:
+            if not self._too_dear(runs):
                 self._measure(
                     GAINS, f"{how}, {cores}: {', '.join(arm.name for arm in asked)}", runs, self.order[: self.k]
                 )
@@ -285,9 +285,11 @@ class _Answer:
         a, b = self._crossed()
         how = (self.target, small(self.context.settings), self.climb.seeds, self.context)
         arms = {size: set_arm(f"the first {size}", (a[:size], b[:size]), *how) for size in sizes}
-        runs = self._new(list(arms.values()))
-        if self.spent + self.context.price(runs) > self.budget.operations:
-            return _one_size(self.k, "the budget does not pay for trying them")
+        while len(arms) > 1 and self._too_dear(self._new(list(arms.values()))):
+            del arms[max(arms)]
+        if len(arms) < 2:
+            return _one_size(self.k, "the budget does not pay for trying two")
+        sizes, runs = list(arms), self._new(list(arms.values()))
         about = f"cores of half the widths on {', '.join(map(str, sizes))} sessions"
         self._measure(SIZING, about, runs, self.order)
         rows = [size_row(size, arms, self.context) for size in sizes]
@@ -314,6 +316,9 @@ class _Answer:
         """Runs of these arms that no stage has trained yet."""
         every = {spec.key: spec for arm in arms for spec in arm.runs}
         return [spec for key, spec in every.items() if key not in self.known]
+
+    def _too_dear(self, runs: Sequence[RunSpec]) -> bool:
+        return self.spent + self.context.price(runs) > self.budget.operations
 
     def _measure(self, stage: str, about: str, runs: Sequence[RunSpec], on: Sequence[str]) -> None:
         self.context.compute(runs)
