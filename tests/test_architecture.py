@@ -33,7 +33,7 @@ FLOORS = {
     "cli_data": 7,
     "cli_runs": 7,
     "cli": 8,
-    "__main__": 8,
+    "__main__": 9,
 }
 WITHOUT_TORCH = ("errors", "io", "data", "runs", "analysis")
 OPTIONAL = {"h5py", "pyarrow", "pynwb", "one", "submitit", "distributed", "dask", "huggingface_hub"}
@@ -138,7 +138,7 @@ def upward_imports(sources: Mapping[str, str]) -> list[str]:
 def may_import(importer: str, imported: str) -> bool:
     top = max(FLOORS.values())
     if imported == "":
-        return FLOORS[importer] == top
+        return FLOORS[importer] >= FLOORS["cli"]
     return importer == imported or FLOORS.get(imported, top) < FLOORS[importer]
 
 

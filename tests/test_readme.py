@@ -50,7 +50,7 @@ def test_the_commands_of_the_readme_run_one_after_the_other(folder):
             done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
         else:
             assert program == "sessionwise", f"README names a command that is not ours: {line}"
-            arguments = [sys.executable, "-m", "sessionwise.cli", *words]
+            arguments = [sys.executable, "-m", "sessionwise", *words]
             done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         ran.append(line)

@@ -29,7 +29,7 @@ OPTIONS = {
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sessionwise.cli", *map(str, words)]
+    command = [sys.executable, "-m", "sessionwise", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 

@@ -522,7 +522,3 @@ def _span(row: Any) -> str | None:
 
 def _number(value: float | None, digits: int) -> str | None:
     return None if value is None else f"{value:.{digits}f}"
-
-
-if __name__ == "__main__":
-    main()

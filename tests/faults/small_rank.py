@@ -64,7 +64,7 @@ class SmallRank:
     def start(self, study: Path, on: str = "processes:1", **environment: str) -> subprocess.Popen[str]:
         """The command, in a process group of its own."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "sessionwise.cli", *self.rank, "--on", on, "--to", str(study)],
+            [sys.executable, "-m", "sessionwise", *self.rank, "--on", on, "--to", str(study)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -26,7 +26,7 @@ def options(toy_settings: dict[str, int]) -> list[str]:
 
 
 def start(store: Path, study: Path, options: Sequence[str], **how: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sessionwise.cli", "rank", str(store), *options, "--to", str(study)]
+    command = [sys.executable, "-m", "sessionwise", "rank", str(store), *options, "--to", str(study)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **how)
 
 
