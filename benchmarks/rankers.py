@@ -45,7 +45,7 @@ SMALL_POOLS, SMALL_K = 20, 3  # seven sessions and a held-out one each
 SETTINGS = {"baseline.epochs": 60}  # the preset's 30 leave the baseline unfinished
 ONE, TWO, REFERENCE = (10,), (10, 20), (42, 77)
 ALONE = ("latent_distance", "quality", "zero_training", "trials", "random")
-TRAINED = ("full", "short", "small_proxy", "own_score")
+TRAINED = ("full", "short", "small_proxy", "halving", "set_regression", "own_score")
 SEVERAL = ("other_targets", "matrix_completion", "ensemble")  # they need several held-out sessions
 TUNED = ("01", "02", "03")  # recordings that settings were chosen on: never held out
 
@@ -91,11 +91,15 @@ def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
     for name, document in found.items():
         final = document["final"]
         if final:
-            regrets = (f"{e['method']} {e['mean']:+.4f} (n = {e['n']})" for e in final["regrets"])
+            regrets = (
+                f"{e['method']} {e['mean']:+.4f} (lots there {e['lots']:+.4f}, n = {e['n']})" for e in final["regrets"]
+            )
             lines += ["", f"Final regret, {name} (reference {final['reference_bps']:.4f}): {', '.join(regrets)}"]
         for kind, entries in document["calibration"].items():
-            shares = (f"{e['method']} {e['share']:.2f} [{e['low']:.2f}, {e['high']:.2f}]" for e in entries)
-            lines += ["", f"80 % rank intervals, {name}, {kind} (n = {entries[0]['n']}): {', '.join(shares)}"]
+            shares = (
+                f"{e['method']} {e['share']:.2f} [{e['low']:.2f}, {e['high']:.2f}] (n = {e['n']})" for e in entries
+            )
+            lines += ["", f"80 % rank intervals, {name}, {kind}: {', '.join(shares)}"]
     return "\n".join(lines)
 
 

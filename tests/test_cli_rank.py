@@ -13,7 +13,7 @@ HELDOUT = "sim-heldout-0"
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "sessionwise.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "sessionwise", *map(str, arguments)]
 
 
 def sessionwise(*arguments):

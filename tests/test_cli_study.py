@@ -37,7 +37,7 @@ full_finetune = [2]
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "sessionwise.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "sessionwise", *map(str, arguments)]
 
 
 def sessionwise(*arguments):

@@ -41,7 +41,7 @@ def cluster() -> Iterator[Any]:
 
 
 def sessionwise(*arguments: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sessionwise.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "sessionwise", *map(str, arguments)]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

@@ -535,7 +535,7 @@ def test_without_a_network_one_line_says_so(tmp_path: Path, monkeypatch: pytest.
 def test_the_command_reads_a_cache_and_leaves_with_5(cache: Path, tmp_path: Path) -> None:
     flip(spikes_file(cache, FIRST))
     words = ["data", "fetch", "repeated-site", "--to", tmp_path / "store", "--only", ",".join(ALL)]
-    command = [sys.executable, "-m", "sessionwise.cli", *map(str, words), "--offline", "--cache", str(cache)]
+    command = [sys.executable, "-m", "sessionwise", *map(str, words), "--offline", "--cache", str(cache)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 5, done.stderr
     assert "Traceback" not in done.stderr and f"{FIRST.eid}, " in done.stderr

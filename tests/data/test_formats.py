@@ -210,7 +210,7 @@ def test_another_package_brings_a_format_by_entry_point(tmp_path: Path) -> None:
     path = os.pathsep.join([str(tmp_path / "site"), str(ROOT / "src")])
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "sessionwise.cli", "data", *words]
+        command = [sys.executable, "-m", "sessionwise", "data", *words]
         return subprocess.run(
             command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, timeout=120
         )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sessionwise.analysis.bench_rankers import bench_document, promising, questions, read_final
+from sessionwise.analysis.bench_rankers import _final_summary, bench_document, promising, questions, read_final
 from sessionwise.analysis.statistics import spearman
 from sessionwise.cli import main
 from sessionwise.data.store import open_store
@@ -86,6 +86,22 @@ def test_final_scores_are_those_of_evaluations_on_test_trials(study):
     assert all(len(entry["sessions"]) == 2 for entry in (final["reference"], final["random"]))
     assert set(final["fresh"]) == {"sim-00", "sim-01", "sim-02"} and None not in final["fresh"].values()
     assert opened >= 2 * (3 * 2 + 1)  # every core of both references, and the sets
+
+
+def test_a_rankers_regret_stands_beside_that_of_lots_at_its_own_questions():
+    def final(lots, methods):
+        regrets = {name: {"regret": value} for name, value in methods.items()}
+        return {"top": 2, "seeds": [7], "reference": {"bps": 0.5}, "random": {"regret": lots}, "methods": regrets}
+
+    finals = [final(0.03, {"a": 0.01, "b": 0.0}), final(0.01, {"a": 0.02}), final(None, {"a": None, "b": 0.04})]
+    a, b, lots = _final_summary(finals)["regrets"]
+    assert (a["mean"], a["lots"], a["n"]) == (
+        pytest.approx(0.015),
+        pytest.approx(0.02),
+        2,
+    )  # not the third, which failed
+    assert (b["mean"], b["lots"], b["n"]) == (pytest.approx(0.02), 0.03, 2)  # lots failed where b has its second
+    assert (lots["method"], lots["mean"], lots["lots"], lots["n"]) == ("random", *2 * [pytest.approx(0.02)], 2)
 
 
 def test_rank_intervals_are_counted_against_the_rank_on_test_trials(study):

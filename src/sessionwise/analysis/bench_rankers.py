@@ -249,21 +249,36 @@ def _calibration(rows: Sequence[Row], column: str) -> list[dict[str, Any]]:
 
 
 def _final_summary(finals: Sequence[Document]) -> dict[str, Any] | None:
-    """Mean test score of the reference's sets, and the mean regret of each ranker's sets and of lots; n of each."""
+    """Mean test score of the reference's sets, and the regrets of each ranker's sets and of lots, bits per spike.
+
+    ``lots``: mean regret of lots at the questions of the ranker, as what there is to lose differs between questions.
+    """
     if not finals:
         return None
-    entries: dict[str, list[float]] = {}
+    pairs: dict[str, list[tuple[float, float | None]]] = {}
     for final in finals:
+        lots = final["random"]["regret"]
         for name, entry in {**final["methods"], "random": final["random"]}.items():
-            entries.setdefault(name, [])
-            entries[name] += [entry["regret"]] if entry["regret"] is not None else []
-    best = [final["reference"]["bps"] for final in finals if final["reference"]["bps"] is not None]
+            pairs.setdefault(name, [])
+            pairs[name] += [(entry["regret"], lots)] if entry["regret"] is not None else []
+    best = [final["reference"]["bps"] for final in finals]
     return {
         "top": finals[0]["top"],
         "seeds": finals[0]["seeds"],
-        "reference_bps": float(np.mean(best)) if best else None,
+        "reference_bps": _known_mean(best),
         "regrets": [
-            {"method": name, "mean": float(np.mean(values)) if values else None, "n": len(values), "values": values}
-            for name, values in sorted(entries.items(), key=lambda item: (item[0] == "random", item[0]))
+            {
+                "method": name,
+                "mean": _known_mean([own for own, _ in found]),
+                "lots": _known_mean([lots for _, lots in found]),
+                "n": len(found),
+                "values": [own for own, _ in found],
+            }
+            for name, found in sorted(pairs.items(), key=lambda item: (item[0] == "random", item[0]))
         ],
     }
+
+
+def _known_mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

@@ -115,14 +115,15 @@ def _final(final: Mapping[str, Any] | None) -> str:
         "",
         f"Test bits per spike of a model pretrained on the reference's {final['top']} best sessions (mean "
         f"{number(final['reference_bps'])}) minus on those of the ranker, or on a draw by lot; all trained with the "
-        f"seeds {seeds}.",
+        f"seeds {seeds}. Lots: theirs, at the held-out sessions of the ranker.",
         "",
-        "| sessions chosen by | mean regret | lowest | highest | held-out sessions |",
-        "|---|---:|---:|---:|---:|",
+        "| sessions chosen by | mean regret | lowest | highest | lots | held-out sessions |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for entry in final["regrets"]:
         ends = [number(f(entry["values"])) if entry["values"] else "–" for f in (min, max)]
-        lines.append(f"| {entry['method']} | {number(entry['mean'])} | {ends[0]} | {ends[1]} | {entry['n']} |")
+        cells = [entry["method"], number(entry["mean"]), *ends, number(entry["lots"]), str(entry["n"])]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
