@@ -2,13 +2,15 @@
 
     python benchmarks/rankers.py FOLDER strong realistic              two conditions, three generator seeds each
     python benchmarks/rankers.py FOLDER steinmetz --recordings DIR    each of eight real recordings held out in turn
+    python benchmarks/rankers.py FOLDER strong realistic steinmetz --recordings DIR --budgets 15% 50%    `recommend`
     sessionwise bench-rankers FOLDER/strong-0 --store FOLDER/stores/strong-0 --seeds 7      final scores; each pool
     sessionwise bench-rankers FOLDER/strong-0 FOLDER/strong-1 FOLDER/strong-2 --to FOLDER/strong
     python benchmarks/rankers.py FOLDER --show strong realistic steinmetz/bench-rankers     the tables of the page
     python benchmarks/rankers.py FOLDER --recommend none                  what `recommend` says of small pools
 
 Stores and studies lie in FOLDER; nothing that is there is computed again. Rankers have the seeds 10 and 20, and 10
-alone; the reference has 42 and 77.
+alone; the reference has 42 and 77; `recommend` has 10, 20 and 30, with its defaults, with ``--choose diverse`` and with
+``--k auto``.
 
 Simulated held-out sessions have hundreds of trials for the final score alone ("fresh" trials: nothing is ranked or
 trained with them), so that the true order of the cores is known well enough to count whether rank intervals hold it.
@@ -21,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +46,11 @@ TRIALS = (80, 240)
 FRESH = 800
 SMALL_POOLS, SMALL_K = 20, 3  # seven sessions and a held-out one each
 SETTINGS = {"baseline.epochs": 60}  # the preset's 30 leave the baseline unfinished
-ONE, TWO, REFERENCE = (10,), (10, 20), (42, 77)
+ONE, TWO, THREE, REFERENCE = (10,), (10, 20), (10, 20, 30), (42, 77)
 ALONE = ("latent_distance", "quality", "zero_training", "trials", "random")
 TRAINED = ("full", "short", "small_proxy", "halving", "set_regression", "own_score")
 SEVERAL = ("other_targets", "matrix_completion", "ensemble")  # they need several held-out sessions
+WAYS: tuple[dict[str, Any], ...] = ({}, {"choose": "diverse"}, {"k": "auto"})
 TUNED = ("01", "02", "03")  # recordings that settings were chosen on: never held out
 
 
@@ -58,6 +62,7 @@ def main() -> None:
     parser.add_argument("--generators", type=int, nargs="+", default=list(GENERATORS))
     parser.add_argument("--recordings", type=Path, help="folder of the Steinmetz recordings")
     parser.add_argument("--methods", nargs="+", default=[*TRAINED, *ALONE, *SEVERAL])
+    parser.add_argument("--budgets", nargs="+", metavar="BUDGET", help="no rankers: what `recommend` says with these")
     parser.add_argument("--show", nargs="+", metavar="BENCH", help="folders in FOLDER that bench-rankers wrote")
     parser.add_argument("--recommend", choices=SHIFTS, metavar="CONDITION", help="ask about small pools of a condition")
     options = parser.parse_args()
@@ -69,14 +74,18 @@ def main() -> None:
         )
     for part in options.parts:
         if part == "steinmetz":
-            real(options.folder, options.recordings, options.methods)
+            real(options.folder, options.recordings, options.methods, options.budgets)
             continue
         for generator in options.generators:
             store = simulated_store(options.folder / "stores" / f"{part}-{generator}", part, generator)
             heldout = [name for name in store.ids if "heldout" in name]
             settings = {**SETTINGS, "split": "recorded"}
+            study = options.folder / f"{part}-{generator}"
+            if options.budgets:
+                recommendations(store, study, options.budgets, settings, heldout)
+                continue
             methods = [m for m in options.methods if m not in ("matrix_completion", "ensemble")]  # too few held out
-            everything(store, options.folder / f"{part}-{generator}", methods, settings, heldout)
+            everything(store, study, methods, settings, heldout)
 
 
 def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -95,12 +104,20 @@ def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
                 f"{e['method']} {e['mean']:+.4f} (lots there {e['lots']:+.4f}, n = {e['n']})" for e in final["regrets"]
             )
             lines += ["", f"Final regret, {name} (reference {final['reference_bps']:.4f}): {', '.join(regrets)}"]
+        lines += [f"\nRecommended sets, {name}: {_recommended(entry)}" for entry in document["recommended"]]
         for kind, entries in document["calibration"].items():
             shares = (
                 f"{e['method']} {e['share']:.2f} [{e['low']:.2f}, {e['high']:.2f}] (n = {e['n']})" for e in entries
             )
             lines += ["", f"80 % rank intervals, {name}, {kind}: {', '.join(shares)}"]
     return "\n".join(lines)
+
+
+def _recommended(entry: Mapping[str, Any]) -> str:
+    regret = entry["regret"]
+    span = f" [{regret['low']:+.4f}, {regret['high']:+.4f}]" if regret["low"] is not None else ""
+    lots = f"lots there {entry['lots']:+.4f}, n = {regret['n']}"
+    return f"{entry['method']}: cost {entry['cost_share']:.3f}, {regret['mean']:+.4f}{span} ({lots}), {entry['kinds']}"
 
 
 def _agreement(document: Mapping[str, Any], method: str) -> list[str]:
@@ -127,14 +144,30 @@ def recommended(folder: Path, part: str) -> None:
     print(f"{part}: {dict(kinds)} of {SMALL_POOLS} pools in {time.monotonic() - started:.0f} s")
 
 
-def real(folder: Path, recordings: Path, methods: Sequence[str]) -> None:
+def real(folder: Path, recordings: Path, methods: Sequence[str], budgets: Sequence[str] | None) -> None:
     """Eight recordings, each in turn against the ten others; and two fours together, for methods that need several."""
     store, _ = import_to(folder / "stores" / "steinmetz", sorted(recordings.glob("*.npz")))
     later = [name for name in store.ids if name[:2] not in TUNED]
+    if budgets:
+        return recommendations(store, folder / "steinmetz", budgets, {}, later)
     for name in later:
         everything(store, folder / "steinmetz", [m for m in methods if m not in SEVERAL], {}, [name])
     for four in (later[::2], later[1::2]):
         everything(store, folder / "steinmetz", [m for m in methods if m in SEVERAL], {}, four)
+    return None
+
+
+def recommendations(
+    store: SessionStore, study: Path, budgets: Sequence[str], settings: Mapping[str, Any], heldout: Sequence[str]
+) -> None:
+    """What `recommend` says for each held-out session, with each budget and in each way."""
+    how: dict[str, Any] = {"preset": "tiny", "seeds": THREE, "overrides": settings, "to": study}
+    pool = [name for name in store.ids if name not in heldout or study.name == "steinmetz"]
+    for budget, way, target in product(budgets, WAYS, heldout):
+        started, others = time.monotonic(), [name for name in pool if name != target]
+        found = recommend(store, target, budget=budget, pool=others, progress=make_progress(), **way, **how)
+        share, seconds = found.document["budget"]["share"], time.monotonic() - started
+        print(f"{study.name}: {target}: {budget} {way}: {found.kind}, {share:.3f} spent, {seconds:.0f} s", flush=True)
 
 
 def everything(

@@ -354,7 +354,9 @@ def bench_rankers_command(
     ] = None,
     store: Annotated[
         Path | None,
-        typer.Option("--store", metavar="STORE", help="Also train and test what the best rankers would have chosen."),
+        typer.Option(
+            "--store", metavar="STORE", help="Also train and test what the best rankers and `recommend` chose."
+        ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="With --store: how many sessions are chosen.")] = 5,
     final: Annotated[int, typer.Option(min=1, help="With --store: how many of the most promising rankers.")] = 4,

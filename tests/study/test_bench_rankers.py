@@ -4,15 +4,24 @@ import json
 
 import pytest
 
-from sessionwise.analysis.bench_rankers import _final_summary, bench_document, promising, questions, read_final
+from sessionwise.analysis.bench_rankers import (
+    _final_summary,
+    _recommended,
+    bench_document,
+    promising,
+    questions,
+    read_final,
+)
 from sessionwise.analysis.statistics import spearman
 from sessionwise.cli import main
 from sessionwise.data.store import open_store
 from sessionwise.errors import IntegrityError, UsageError
 from sessionwise.selection import rankers
 from sessionwise.selection.rankers import rank_many
+from sessionwise.study import recommend as recommending
 from sessionwise.study.bench_rankers import bench_rankers
-from sessionwise.study.final_regret import measure_final
+from sessionwise.study.final_regret import _Plan, measure_final
+from sessionwise.study.recommend import recommend
 
 HELDOUT = ("sim-heldout-0", "sim-03")
 ASKED = [("full", (42, 77)), ("full", (10, 20)), ("short", (10,)), ("small_proxy", (10,)), ("full", (42,))]
@@ -21,20 +30,19 @@ ASKED += [("trials", (10,)), ("random", (10,))]
 
 @pytest.fixture(scope="module")
 def study(toy_store, toy_settings, tmp_path_factory):
-    """Rankings for two held-out sessions, and the final scores of the best ranker."""
+    """Rankings for two held-out sessions, recommendations for one; final scores of these and of the best ranker."""
     place = tmp_path_factory.mktemp("bench") / "study"
     sessions = open_store(toy_store)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rankers, "save_picture", lambda *_: None)
+        patch.setattr(recommending, "keep_picture", lambda *_: None)
+        overrides = {**toy_settings, "finetune.steps": 40}
+        how = {"preset": "tiny", "overrides": overrides, "on": "here", "to": place}
         for method, seeds in ASKED:
-            how = {
-                "preset": "tiny",
-                "overrides": {**toy_settings, "finetune.steps": 40},
-                "seeds": seeds,
-                "on": "here",
-                "to": place,
-            }
-            rank_many(sessions, list(HELDOUT), method=method, **how)
+            rank_many(sessions, list(HELDOUT), method=method, seeds=seeds, **how)
+        pool = [name for name in sessions.ids if name not in HELDOUT]
+        for seeds, way in (((10,), {"k": 2}), ((10,), {"k": "auto", "choose": "diverse"}), ((10, 42), {"k": 1})):
+            recommend(sessions, HELDOUT[0], pool=pool, budget="100%", seeds=seeds, **way, **how)
     measure_final(place, sessions, top=2, n_methods=1, seeds=(7,), on="here")
     return place
 
@@ -88,6 +96,53 @@ def test_final_scores_are_those_of_evaluations_on_test_trials(study):
     assert opened >= 2 * (3 * 2 + 1)  # every core of both references, and the sets
 
 
+TWO, AUTO = "recommend --budget 100% --k 2", "recommend --budget 100% --k auto --choose diverse"
+
+
+def test_recommended_sets_are_scored_like_those_of_rankers(study):
+    finals = {final["heldout"]: final for final in read_final(study).values()}
+    final = finals[HELDOUT[0]]
+    assert set(final["recommended"]) == {TWO, AUTO} and final["left_out"] == ["recommend --budget 100% --k 1"]
+    assert finals[HELDOUT[1]]["recommended"] == {} and finals[HELDOUT[1]]["left_out"] == []
+    sets = [final["reference"], final["random"], *final["methods"].values(), *final["recommended"].values()]
+    for document in (json.loads(path.read_text()) for path in study.glob("recommendations/*/*/recommendation.json")):
+        entry = final["recommended"].get({2: TWO, "auto": AUTO}.get(document["sizes"]["asked"]))
+        if entry is None:
+            continue
+        assert entry["sessions"] == sorted(document["answer"]["sessions"])
+        assert (entry["kind"], entry["share"]) == (document["answer"]["kind"], document["budget"]["share"])
+        assert entry["regret"] == final["reference"]["bps"] - entry["bps"]
+        assert all(entry["bps"] == other["bps"] for other in sets if other["sessions"] == entry["sessions"])
+    document = bench_document([study])
+    asked = {entry["method"]: entry for entry in document["recommended"]}
+    assert set(asked) == {TWO, AUTO} and asked[TWO]["values"] == [final["recommended"][TWO]["regret"]]
+    assert asked[TWO]["lots"] == final["random"]["regret"] and sum(asked[TWO]["kinds"].values()) == 1
+    assert asked[TWO]["cost_share"] == pytest.approx(final["recommended"][TWO]["share"])
+    assert asked[TWO]["regret"]["low"] is None  # one held-out session
+    left_out = {entry["method"] for entry in document["left_out"]}
+    assert left_out == {"full ×1", "recommend --budget 100% --k 1"}
+
+
+def test_the_recording_alone_is_a_model_of_the_recording_alone(study, toy_store):
+    (question,) = [q for q in questions(study) if q.heldout == HELDOUT[0]]
+    alone = {"answer": {"sessions": [], "kind": "alone"}, "budget": {"share": 0.5}}
+    plan = _Plan(question, ({"alone": alone}, []), open_store(toy_store), 2, [], (7,))
+    trained, final = plan.chains[(), 7]
+    assert trained.kind == "baseline" and list(trained.sessions) == [HELDOUT[0]]
+    assert final.kind == "evaluate" and final.inputs == {"model": trained.key}
+
+
+def test_a_recommendation_whose_model_failed_has_no_regret_and_is_counted():
+    lost, won = ({"kind": "sessions", "share": 0.1, "regret": regret} for regret in (None, 0.02))
+    finals = {
+        str(i): {"heldout": f"h{i}", "random": {"regret": 0.1 * i}, "recommended": {"recommend": entry}}
+        for i, entry in enumerate((won, lost, won, won))
+    }
+    (entry,) = _recommended({None: finals})
+    assert entry["values"] == [0.02, None, 0.02, 0.02] and entry["regret"]["n"] == 3 and entry["n"] == 4
+    assert entry["lots"] == pytest.approx(0.5 / 3) and entry["kinds"] == {"sessions": 4}  # lots not where it failed
+
+
 def test_a_rankers_regret_stands_beside_that_of_lots_at_its_own_questions():
     def final(lots, methods):
         regrets = {name: {"regret": value} for name, value in methods.items()}
@@ -127,6 +182,7 @@ def test_the_same_rankings_give_the_same_files(study, tmp_path):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     page = (tmp_path / "a" / "bench.md").read_text()
     assert "42, 77" in page and "Final regret" in page and "full ×1" in page  # named among those left out
+    assert f"| `{TWO}` |" in page and "## Recommended sets" in page
 
 
 def test_promising_are_the_best_of_those_that_are_no_control():

@@ -3,7 +3,7 @@
 A *question* is a held-out session with its pool. Its reference is the ranking by the full procedure whose seeds no
 other ranking has; the others are compared with it. With final scores (``study.final_regret``) there are two more
 numbers: whether rank intervals hold the rank on test trials, and what a model gains that was pretrained on the
-reference's best sessions instead of a ranker's.
+reference's best sessions instead of a ranker's, or instead of those that ``recommend`` named.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def questions(study: Path, reference_seeds: Sequence[int] | None = None) -> list
     found = [check_ranking(read_sealed(path), str(path)) for path in sorted(study.glob("rankings/*/*/ranking.json"))]
     groups: dict[str, list[Document]] = {}
     for document in found:
-        groups.setdefault(_key(document), []).append(document)
+        groups.setdefault(question_key(document), []).append(document)
     several = Counter(group[0]["heldout"] for group in groups.values())
     asked = []
     for key, group in sorted(groups.items(), key=lambda item: (item[1][0]["heldout"], item[0])):
@@ -69,8 +69,8 @@ def questions(study: Path, reference_seeds: Sequence[int] | None = None) -> list
         heldout = str(group[0]["heldout"])
         name = heldout if several[heldout] == 1 else f"{heldout} (pool of {len(reference['rows'])})"
         rest = [document for document in group if document is not reference]
-        apart = [document for document in rest if _apart(document, reference)]
-        shared = [document for document in rest if not _apart(document, reference)]
+        apart = [document for document in rest if shares_no_seed(document, reference)]
+        shared = [document for document in rest if not shares_no_seed(document, reference)]
         if apart:
             asked.append(Question(name, key, heldout, reference, tuple(apart), tuple(shared)))
     if asked:
@@ -79,6 +79,19 @@ def questions(study: Path, reference_seeds: Sequence[int] | None = None) -> list
     needed = f"for one held-out session: a ranking by `full`{seeds}, and others without its seeds"
     remedy = "For example: sessionwise rank STORE --heldout ID --seeds 42,77 --to STUDY, then --method short --seeds 10"
     raise UsageError(str(study), f"holds {len(found)} rankings, none to compare with", needed, remedy)
+
+
+def question_key(document: Document) -> str:
+    """The question that a ranking or a recommendation answers: 16 hex digits of content, split and preset."""
+    content, rows = document["provenance"]["sessions"], document["rows"]
+    names = sorted([document["heldout"], *(row["session"] for row in rows)])
+    asked = {name: document.get(name) for name in ("heldout", "split_seed", "split", "preset")}
+    return sha256_bytes(canonical_json({**asked, "content": {name: content.get(name) for name in names}}))[:16]
+
+
+def shares_no_seed(document: Document, reference: Document) -> bool:
+    """Whether another answer than the reference was found without its seeds."""
+    return document is not reference and not set(document["seeds"]) & set(reference["seeds"])
 
 
 def rows_of(question: Question, final: Mapping[str, Any] | None, pool_name: str | None) -> list[Row]:
@@ -130,7 +143,8 @@ def bench_document(
         rows += rows_of(question, final, study.name if several else None)
         ceilings.append(_ceiling(question))
         left_out += [
-            {"study": study.name, "heldout": question.name, "method": label(document)} for document in question.left_out
+            {"study": study.name, "heldout": question.name, "method": name}
+            for name in (*map(label, question.left_out), *((final or {}).get("left_out", ())))
         ]
     summary = fidelity.summarise([_without_lists(row) for row in rows])
     agnostic = [entry for entry in summary if entry["method"].startswith("other_targets")]
@@ -147,6 +161,7 @@ def bench_document(
             name: _calibration(rows, f"inside_{name}") for name in ("reference", "fresh") if _any(rows, name)
         },
         "final": _final_summary([final for found in finals.values() for final in found.values()]),
+        "recommended": _recommended({study.name if several else None: found for study, found in finals.items()}),
         "left_out": left_out,
         "rows": rows,
     }
@@ -171,13 +186,6 @@ def promising(rows: Iterable[Row], n: int) -> list[str]:
 # Parts ----------------------------------------------------------------------------------------------------------------
 
 
-def _key(document: Document) -> str:
-    content, rows = document["provenance"]["sessions"], document["rows"]
-    names = sorted([document["heldout"], *(row["session"] for row in rows)])
-    asked = {name: document.get(name) for name in ("heldout", "split_seed", "split", "preset")}
-    return sha256_bytes(canonical_json({**asked, "content": {name: content.get(name) for name in names}}))[:16]
-
-
 def _reference(study: Path, group: Sequence[Document], seeds: Sequence[int] | None) -> Document | None:
     """The full ranking that most others share no seed with; of several the one with most seeds."""
     full = [d for d in group if d["method"] == PROCEDURE and (seeds is None or set(d["seeds"]) == set(seeds))]
@@ -186,11 +194,7 @@ def _reference(study: Path, group: Sequence[Document], seeds: Sequence[int] | No
         raise UsageError(str(study), found, "one setting to compare with", "Rank with each into a study of its own")
     if not full:
         return None
-    return max(full, key=lambda d: (sum(_apart(o, d) for o in group), len(d["seeds"]), d["seeds"]))
-
-
-def _apart(document: Document, reference: Document) -> bool:
-    return document is not reference and not set(document["seeds"]) & set(reference["seeds"])
+    return max(full, key=lambda d: (sum(shares_no_seed(o, d) for o in group), len(d["seeds"]), d["seeds"]))
 
 
 def _scores(document: Document) -> dict[str, float | None]:
@@ -276,6 +280,41 @@ def _final_summary(finals: Sequence[Document]) -> dict[str, Any] | None:
             }
             for name, found in sorted(pairs.items(), key=lambda item: (item[0] == "random", item[0]))
         ],
+    }
+
+
+def _recommended(finals: Mapping[str | None, Mapping[str, Document]]) -> list[dict[str, Any]]:
+    """What recommendations cost and lost, an entry each way to ask; ``lots``: as in ``_final_summary``."""
+    found = [
+        (asked, entry, final, {"generator": pool_name} if pool_name else {})
+        for pool_name, questions_of in finals.items()
+        for final in questions_of.values()
+        for asked, entry in final.get("recommended", {}).items()
+    ]
+    rows = [
+        {
+            "method": asked,
+            "heldout": final["heldout"],
+            "cost_share": entry["share"],
+            "final_regret": entry["regret"],
+            **of,
+        }
+        for asked, entry, final, of in found
+    ]
+    return [
+        _of_one_way(summary, [one[1:3] for one in found if one[0] == summary["method"]])
+        for summary in fidelity.summarise(rows)
+    ]
+
+
+def _of_one_way(summary: Mapping[str, Any], found: Sequence[tuple[Document, Document]]) -> dict[str, Any]:
+    """found: the recommendation's entry and the final scores of its question."""
+    return {
+        **{name: summary[name] for name in ("method", "cost_share", "n", "resampled", "level")},
+        "regret": summary["final_regret"],
+        "values": [entry["regret"] for entry, _ in found],
+        "lots": _known_mean([final["random"]["regret"] for entry, final in found if entry["regret"] is not None]),
+        "kinds": dict(sorted(Counter(entry["kind"] for entry, _ in found).items())),
     }
 
 

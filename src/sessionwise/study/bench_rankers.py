@@ -61,6 +61,7 @@ def page(document: Mapping[str, Any], with_figure: bool) -> str:
         _levels(document),
         _calibrations(document["calibration"]),
         _final(document["final"]),
+        _recommended(document),
         _left_out(document["left_out"]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -127,8 +128,29 @@ def _final(final: Mapping[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
+def _recommended(document: Mapping[str, Any]) -> str:
+    if not document["recommended"]:
+        return ""
+    lines = [
+        "## Recommended sets",
+        "",
+        f"The same for the sessions that `recommend` named, however many. Regret: against the reference's "
+        f"{document['final']['top']} best, with its 95 % interval. Cost: of the recommendation, as a share of the full "
+        f"procedure with the seeds that it was asked for.",
+        "",
+        "| asked | cost | mean regret | 95 % interval | lots | held-out sessions | answers |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for entry in document["recommended"]:
+        regret, kinds = entry["regret"], ", ".join(f"{n} {kind}" for kind, n in entry["kinds"].items())
+        span = f"[{number(regret['low'])}, {number(regret['high'])}]"
+        cells = [f"`{entry['method']}`", number(entry["cost_share"], 2), number(regret["mean"]), span]
+        lines.append(f"| {' | '.join([*cells, number(entry['lots']), str(regret['n']), kinds])} |")
+    return "\n".join(lines)
+
+
 def _left_out(entries: Sequence[Mapping[str, Any]]) -> str:
     if not entries:
         return ""
     names = sorted({entry["method"] for entry in entries})
-    return f"Left out, since they share a seed with the reference: {', '.join(names)} ({len(entries)} rankings)."
+    return f"Left out, since they share a seed with the reference: {', '.join(names)} ({len(entries)} in all)."

@@ -1,4 +1,4 @@
-"""What a ranking is worth in the end: test scores of models pretrained on its best sessions, and of the ranked cores.
+"""What an answer is worth in the end: test scores of models pretrained on the sessions named, and of the ranked cores.
 
 This is final reporting, and the only place where rankers meet test trials: the runs that open them are those of
 ``evaluate``, logged as always, and no ranking, choice or default of a study depends on them.
@@ -21,6 +21,7 @@ from sessionwise.analysis.bench_rankers import (
     questions,
     rows_of,
 )
+from sessionwise.analysis.recommended import recommendations
 from sessionwise.data.store import SessionStore
 from sessionwise.errors import IntegrityError, UsageError
 from sessionwise.io.files import sealed_files, write_json
@@ -29,7 +30,7 @@ from sessionwise.runs.spec import RunSpec
 from sessionwise.selection.context import Context
 from sessionwise.selection.ranking import Ranking, make_plan
 from sessionwise.selection.sets import random_order
-from sessionwise.training.jobs import evaluate_spec, finetune_spec, pretrain_spec
+from sessionwise.training.jobs import baseline_spec, evaluate_spec, finetune_spec, pretrain_spec
 from sessionwise.training.presets import Settings
 
 SCHEMA = 1
@@ -51,20 +52,22 @@ def measure_final(
 
     For each question: the reference's cores on test trials, and one model for each set: the ``top`` best sessions of
     the reference, of the ``n_methods`` most promising rankers (``promising``, on all questions together), and of a
-    draw by lot. All sets are trained with the same ``seeds``. What is stored is not computed again.
+    draw by lot; and what each recommendation of the study names, however many sessions that is (none: the recording
+    alone). All sets are trained with the same ``seeds``. What is stored is not computed again.
     """
     asked = questions(study, reference_seeds)
     _refuse_others(asked, sessions)
     rows = [row for question in asked for row in rows_of(question, None, None)]
     methods = promising(rows, n_methods)
-    plans = [_Plan(question, sessions, top, methods, tuple(sorted(seeds))) for question in asked]
+    answers, trained = recommendations(study, asked), tuple(sorted(seeds))
+    plans = [_Plan(question, answers[question.key], sessions, top, methods, trained) for question in asked]
     heldout = tuple(dict.fromkeys(question.heldout for question in asked))
     context = Context(sessions, plans[0].settings, plans[0].seeds, heldout, study, on, progress)
     context.compute([spec for plan in plans for spec in plan.specs()])
-    found = {plan.question.key: plan.document(context) for plan in plans}
+    measured = {plan.question.key: plan.document(context) for plan in plans}
     folder = study / FOLDER
     with sealed_files(folder, keep=True):
-        write_json(folder / FINAL_FILE, {"schema": SCHEMA, "questions": found})
+        write_json(folder / FINAL_FILE, {"schema": SCHEMA, "questions": measured})
     return folder / FINAL_FILE
 
 
@@ -86,9 +89,16 @@ class _Plan:
     """The runs of one question."""
 
     def __init__(
-        self, question: Question, sessions: SessionStore, top: int, methods: Sequence[str], seeds: tuple[int, ...]
+        self,
+        question: Question,
+        answers: tuple[Mapping[str, Mapping[str, Any]], Sequence[str]],
+        sessions: SessionStore,
+        top: int,
+        methods: Sequence[str],
+        seeds: tuple[int, ...],
     ) -> None:
         self.question, self.sessions, self.top, self.seeds = question, sessions, top, seeds
+        self.recommended, self.left_out = answers
         self.settings = Settings.model_validate(question.reference["settings"])
         self.sets = self._sets(methods)
         self.cores = self._cores()
@@ -105,7 +115,7 @@ class _Plan:
         best = scores[REFERENCE]["bps"]
         for entry in scores.values():
             entry["regret"] = None if best is None or entry["bps"] is None else best - entry["bps"]
-        own = {name: entry for name, entry in scores.items() if name not in (REFERENCE, RANDOM)}
+        own = {name: scores[name] for name in scores if name not in (REFERENCE, RANDOM, *self.recommended)}
         return {
             "heldout": self.question.heldout,
             "top": self.top,
@@ -113,20 +123,30 @@ class _Plan:
             "reference": scores[REFERENCE],
             "random": scores[RANDOM],
             "methods": own,
+            "recommended": {
+                name: {**scores[name], "kind": document["answer"]["kind"], "share": document["budget"]["share"]}
+                for name, document in self.recommended.items()
+            },
+            "left_out": list(self.left_out),
             "fresh": self._fresh(context),
         }
 
     def _sets(self, methods: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Who chooses -> what, sorted: equal sets are one run."""
+        """Who chooses -> what, sorted: equal sets are one training."""
         lots = random_order(self.question.scores, self.settings.split_seed, 0)
         found = {REFERENCE: self._best(self.question.reference), RANDOM: tuple(sorted(lots[: self.top]))}
-        return found | {label(d): self._best(d) for d in self.question.others if label(d) in methods}
+        found |= {label(d): self._best(d) for d in self.question.others if label(d) in methods}
+        return found | {name: tuple(sorted(d["answer"]["sessions"])) for name, d in self.recommended.items()}
 
     def _best(self, document: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(sorted(Ranking(document).order[: self.top]))
 
     def _chain(self, chosen: Sequence[str], seed: int) -> list[RunSpec]:
+        """Pretraining on a set, new stitchers around the frozen core, evaluation; without a set the recording alone."""
         sessions, heldout = self.sessions, self.question.heldout
+        if not chosen:
+            alone = baseline_spec(sessions, heldout, self.settings, seed)
+            return [alone, evaluate_spec(sessions, heldout, alone, self.settings)]
         core = pretrain_spec(sessions, chosen, self.settings, seed)
         tuned = finetune_spec(sessions, heldout, core, self.settings, seed)
         return [core, tuned, evaluate_spec(sessions, heldout, tuned, self.settings)]

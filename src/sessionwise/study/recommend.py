@@ -170,7 +170,7 @@ class _Answer:
         self.order = order_of(chooser, self.scores, context)
         self.stages = self._searched(left)
         self.judgement = self._judged()
-        self.sizes = self._sized(sizes) if k == AUTO else _one_size(self.k)
+        self.sizes = {"asked": k, **(self._sized(sizes) if k == AUTO else _one_size(self.k))}
         self.gains = self._gains()
         self.kind, self.chosen = self._chosen()
 
