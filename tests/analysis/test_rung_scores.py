@@ -7,7 +7,17 @@ import pytest
 from scipy import stats
 
 from sessionwise.analysis import statistics
-from sessionwise.analysis.rung_scores import NO_SPREAD, OUT, Judged, judge, leaving, merge, p_equal
+from sessionwise.analysis.rung_scores import (
+    NO_SPREAD,
+    OUT,
+    Judged,
+    Noise,
+    judge,
+    leaving,
+    merge,
+    p_equal,
+    training_noise,
+)
 
 N_TRIALS = 30
 SPIKES = np.full(N_TRIALS, 50.0)
@@ -66,6 +76,50 @@ def test_the_few_bad_leave_and_the_alike_good_ones_stay():
     truth = np.array([0.1] * 8 + [0.0] * 4)
     outs = np.array([left(truth, 2, rng, top=4) for _ in range(100)])
     assert outs[:, 8:].mean() > 0.95 and outs[:, :8].mean() < 0.05
+
+
+def one_seed_and_a_few_twice(truth, rng, **noise):
+    """Scores of one seed, and the noise of a training as four of the candidates show it with a second one."""
+    gains = gains_of(truth, 2, rng, **noise)
+    return gains[:, :1], training_noise(gains[::3], SPIKES)
+
+
+def test_the_noise_of_trainings_is_that_of_differences_between_seeds():
+    scores = np.array([[0.10, 0.14], [0.05, 0.05], [0.02, 0.04]])
+    found = training_noise(scores[:, :, None] * UNIT * np.ones(N_TRIALS), SPIKES)
+    assert found.freedom == 2 and found.variance == pytest.approx(np.var([0.04, 0.0, 0.02], ddof=1) / 2)
+    assert (
+        training_noise(np.ones((4, 1, N_TRIALS)), SPIKES) is training_noise(np.ones((1, 2, N_TRIALS)), SPIKES) is None
+    )
+
+
+@pytest.mark.parametrize("seed_sd", [0.002, 0.006, 0.03])
+def test_a_few_second_seeds_are_enough_not_to_see_what_is_not_there(seed_sd):
+    rng, found = np.random.default_rng(13), []
+    for _ in range(400):
+        gains, noise = one_seed_and_a_few_twice(np.full(12, 0.1), rng, seed_sd=seed_sd)
+        found.append(judge(gains, SPIKES, 3, 400, rng=rng, noise=noise).p_equal)
+    assert 0.01 <= np.mean(np.array(found) < 0.05) <= 0.09
+
+
+def test_a_few_second_seeds_are_enough_to_see_what_is_large():
+    """Here trainings differ next to nothing: the guess without them, six times the noise of trials, hides everything."""
+    rng, told, guessed = np.random.default_rng(14), [], []
+    for _ in range(200):
+        gains, noise = one_seed_and_a_few_twice(rng.normal(0.1, 0.006, 12), rng, seed_sd=0.001)
+        told.append(judge(gains, SPIKES, 3, 400, rng=rng, noise=noise).p_equal < 0.05)
+        guessed.append(judge(gains, SPIKES, 3, 400, rng=rng).p_equal < 0.05)
+    assert np.mean(told) > 0.7 and np.mean(told) > np.mean(guessed) + 0.3
+
+
+def test_a_known_noise_is_in_the_draws_of_every_rung_with_one_seed():
+    rng = np.random.default_rng(15)
+    _, rungs = rungs_of(np.linspace(0.1, 0.0, 8), [0, 1, 2], rng, seeds=(1, 1), infidelity=0.0)
+    without, with_noise = (merge(rungs, SPIKES, 20000, rng=rng, noise=noise).draws for noise in (None, Noise(1e-4, 30)))
+    added = with_noise.var(axis=0) - without.var(axis=0)
+    expected = 1e-4 * 30 / 28  # of Student's t with 30 degrees of freedom
+    assert added[:3] == pytest.approx(expected, rel=0.15)
+    assert (added[3:] > expected * 0.85).all()  # and what follows for those that were moved
 
 
 def test_at_least_so_many_stay_and_the_least_probable_go_first():

@@ -194,6 +194,43 @@ def test_where_everything_fails_there_is_a_document_that_says_so(made):
     assert found.draws is None and set(found.values.values()) == {None} and found.stages[0].stop == "no training ended"
 
 
+def probed(context, budget=None, seeds=(10,), second=20):
+    first, last = ladder(context.settings, 2, seeds)
+    rungs_asked = [Rung(first.name, first.settings, first.seeds, second), last]
+    pool = sorted(f"sim-0{i}" for i in range(8))
+    return climb(HELDOUT, pool, rungs_asked, context, top=2, budget=budget, method="test")
+
+
+def test_with_one_seed_a_few_sessions_have_a_second_one(made):
+    context, _ = made
+    found = probed(context)
+    probe, (first, second) = found.stages[0].probe, found.stages
+    assert probe["sessions"] == ["sim-00", "sim-02", "sim-05", "sim-07"] and probe["seed"] == 20
+    assert probe["freedom"] == 3 and 0 < probe["variance"] < 1e-6 and probe["reason"] is None and probe["failed"] == {}
+    assert sorted(spec.seed for spec in first.specs) == [10] * 16 + [20] * 8
+    assert first.operations == context.price(first.specs) and {spec.seed for spec in second.specs} == {10}
+    assert second.probe is None and found.noise_known and found.seeds == (10,)
+    assert all(len(keys) == 1 for keys in found.runs.values())  # the second one has no say in the scores
+    assert up(context).stages[0].probe is None
+
+
+def test_a_second_seed_that_is_not_paid_or_fails_is_said(made):
+    context, _ = made
+    whole = probed(context).stages[0]
+    alone = context.price(spec for spec in whole.specs if spec.seed == 10)
+    unpaid = probed(context, budget=whole.operations - 1)
+    assert unpaid.stages[0].probe["reason"] == "the budget does not pay for it" and not unpaid.noise_known
+    assert unpaid.stages[0].operations == alone
+    context.bad = ("pretrain sim-02, seed 20", "pretrain sim-05, seed 20")
+    some = probed(context)
+    assert some.stages[0].probe["sessions"] == ["sim-00", "sim-07"] and some.stages[0].probe["freedom"] == 1
+    assert some.stages[0].probe["failed"] == dict.fromkeys(("sim-02", "sim-05"), "seed 20: loss is not finite")
+    assert None not in some.values.values()  # their scores are of the first seed
+    context.bad = ("seed 20",)
+    none = probed(context)
+    assert none.stages[0].probe["reason"] == "too few of its trainings ended" and not none.noise_known
+
+
 # Halving --------------------------------------------------------------------------------------------------------------
 
 

@@ -87,8 +87,24 @@ def test_a_budget_for_small_cores_alone_buys_an_order_and_says_so(toy_store, toy
     assert all(entry["how"] == "not measured" and entry["mean"] is None for entry in found.document["gains"])
     one = ask(toy_store, tmp_path / "study", toy_settings, f"{0.6 * share:.1f}%")
     assert one.kind == "not judged" and one.document["seeds"] == [10] and len(one.sessions) == 2
+    (stage,) = (stage for stage in one.document["stages"] if stage["name"] == SMALL)
+    assert "noise between trainings unknown: the budget does not pay for it" in stage["about"]
     with pytest.raises(UsageError, match=r"--budget.*small cores for 4 sessions"):
         ask(toy_store, tmp_path / "study", toy_settings, "1%")
+
+
+def test_with_one_seed_a_few_second_ones_are_enough_to_be_judged(toy_store, toy_settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("sessionwise.selection.rungs.PROBED", 2)  # of four sessions; two seeds for all are not paid
+    whole = ask(toy_store, tmp_path / "study", toy_settings, "400%").document
+    small = next(stage for stage in whole["stages"] if stage["name"] == SMALL)["cost"]["operations"]
+    share = 100 * small / whole["budget"]["full_operations"]
+    found = ask(toy_store, tmp_path / "study", toy_settings, f"{0.8 * share:.1f}%")
+    (stage,) = (stage for stage in found.document["stages"] if stage["name"] == SMALL)
+    assert stage["about"].startswith("cores of half the widths, seed 10; seed 20 too on 2 of them, for the noise")
+    assert found.document["seeds"] == [10] and found.kind != "not judged"
+    assert found.document["judgement"]["p_equal"] is not None
+    page = (found.folder / "index.html").read_text()
+    assert "One seed: the noise between trainings was measured on 2 sessions" in page
 
 
 def test_again_computes_nothing_and_gives_the_same_bytes(rich, toy_store, toy_settings, tmp_path):

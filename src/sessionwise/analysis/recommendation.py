@@ -155,7 +155,7 @@ def _write(folder: Path, document: Recommendation, picture: Mapping[str, Any] | 
         "judgement": _filled(document["judgement"], _JUDGEMENT),
         "budget": _filled(document["budget"], _BUDGET),
         "delivered": _filled(document["delivered"], _DELIVERED),
-        "one_seed": ONE_SEED if has_one_seed(document) else None,
+        "one_seed": _one_seed(document) if has_one_seed(document) else None,
         **_details(document),
     }
     return write_page(folder / PAGE_FILE, "recommendation.html.j2", shown, {"recommendation": document, **derived})
@@ -195,6 +195,18 @@ def stage_costs(document: Recommendation) -> dict[str, Any]:
         for stage, cost in zip(document["stages"], listed, strict=True)
     ]
     return {"stages": entries, "all": _share(every, whole), "of": "of the budget" if budget else "of all spent"}
+
+
+def _one_seed(document: Recommendation) -> str:
+    """What intervals leave out; a few sessions with a second seed tell the noise of scores, not that of gains."""
+    probes = [stage.get("probe") or {} for stage in document["stages"]]
+    measured = [len(probe["sessions"]) for probe in probes if probe.get("variance") is not None]
+    if not measured:
+        return ONE_SEED
+    return (
+        f"one seed: the noise between trainings was measured on {measured[0]} sessions, which intervals of scores and "
+        f"ranks count; those of gains count trials only"
+    )
 
 
 def _named(stage: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -4,10 +4,11 @@ Legend: C candidates (sessions), S seeds, K validation trials, B bootstrap draws
 
 A candidate leaves a rung only where noise allows it: when it is among the best with a probability below ``OUT``, and
 never when the scores spread no more than noise alone would make them. Trials are resampled jointly for all
-candidates; the noise of a training is pooled over candidates and needs two seeds. With one seed it is unknown, and is
-taken as ``UNKNOWN_SEED`` times the variance that the trials give: over 40 rankings of 8 real recordings (25 to 45
-validation trials, 7 to 10 cores, whole, short and small trainings) it was 1.2 to 12 times that, 3.7 in the median, and
-less than 6 in four of five; over 48 of simulated ones 0.2 to 5.6 times. So one seed makes leaving harder, not easier.
+candidates; the noise of a training is pooled over candidates and needs two seeds. A few candidates with a second seed
+tell it, if less surely (``Noise``). With one seed for everybody it is unknown, and is taken as ``UNKNOWN_SEED`` times
+the variance that the trials give: over 40 rankings of 8 real recordings (25 to 45 validation trials, 7 to 10 cores,
+whole, short and small trainings) it was 1.2 to 12 times that, 3.7 in the median, and less than 6 in four of five; over
+48 of simulated ones 0.2 to 5.6 times. So one seed makes leaving harder, not easier.
 
 Scores of rung r are brought to the scale of R by the mean difference of those that have both,
 
@@ -38,6 +39,14 @@ NO_SPREAD = 0.05  # a spread that noise alone exceeds with a higher probability 
 UNKNOWN_SEED = 6.0
 
 
+@dataclass(frozen=True)
+class Noise:
+    """Variance of one training, bits per spike squared, and the degrees of freedom that it was estimated with."""
+
+    variance: float
+    freedom: int
+
+
 @dataclass(frozen=True, eq=False)
 class Judged:
     """What a rung says of its candidates: ``score`` (C,) bits per spike, ``p_top`` (C,) the probability of being among
@@ -61,9 +70,25 @@ class Merged:
     draws: Floats
 
 
-def judge(gains: Floats, spikes: Floats, top: int, n_boot: int, *, rng: np.random.Generator) -> Judged:
+def training_noise(gains: Floats, spikes: Floats) -> Noise | None:
+    """The noise of a training from gains (C, S, K) in nats and spikes (K,); None with one seed or one candidate."""
+    scores = statistics.bits_per_spike(gains, spikes)
+    variance = statistics.interaction_variance(scores)
+    return None if variance is None else Noise(variance, (scores.shape[0] - 1) * (scores.shape[1] - 1))
+
+
+def judge(
+    gains: Floats,
+    spikes: Floats,
+    top: int,
+    n_boot: int,
+    *,
+    rng: np.random.Generator,
+    noise: Noise | None = None,
+) -> Judged:
     """Probability of being among the ``top`` best, from gains (C, S, K) in nats and spikes (K,).
 
+    noise: of a training, for gains of one seed; None if it is unknown.
     Raises DataError for values that are not finite.
     """
     seed_scores = statistics.bits_per_spike(gains, spikes)
@@ -71,6 +96,8 @@ def judge(gains: Floats, spikes: Floats, top: int, n_boot: int, *, rng: np.rando
     draws = statistics.score_draws(gains.mean(axis=1, keepdims=True), spikes, n_boot, rng=rng)
     if seed_scores.shape[1] > 1:
         draws = draws + statistics.seed_noise_draws(seed_scores, n_boot, rng=rng)
+    elif noise is not None:
+        draws = draws + _noise(noise.variance, noise.freedom, draws.shape, rng)
     else:
         draws = draws + math.sqrt(UNKNOWN_SEED * _variance_between(draws)) * rng.standard_normal(draws.shape)
     p_top = statistics.rank_draws(score, draws, rng=rng, ks=[min(top, len(score))]).p_top[min(top, len(score))]
@@ -112,21 +139,28 @@ def shifted(rungs: Sequence[Mapping[str, Floats]], spikes: Floats) -> dict[str, 
     return values
 
 
-def merge(rungs: Sequence[Mapping[str, Floats]], spikes: Floats, n_boot: int, *, rng: np.random.Generator) -> Merged:
+def merge(
+    rungs: Sequence[Mapping[str, Floats]],
+    spikes: Floats,
+    n_boot: int,
+    *,
+    rng: np.random.Generator,
+    noise: Noise | None = None,
+) -> Merged:
     """All scores on the scale of the last rung, with joint draws.
 
     rungs: session -> (S, K) gains in nats, for the rungs in order; each holds sessions of the one before it, and none
-    is empty. spikes: (K,).
+    is empty. spikes: (K,). noise: of a training, if it is known from elsewhere.
 
-    Trials are resampled jointly for all rungs. A rung with one seed has the noise of a training that the last rung
-    shows; where that has one seed too, intervals count trials and what follows. That sessions gain differently by
-    longer trainings (the variance of their differences between the rungs, less that of their noise) is part of the
-    intervals of those that were shifted; one pair alone does not show it. Seeds of different rungs count as
+    Trials are resampled jointly for all rungs. A rung with one seed has ``noise``, or else the noise of a training that
+    the last rung shows; where that has one seed too, intervals count trials and what follows. That sessions gain
+    differently by longer trainings (the variance of their differences between the rungs, less that of their noise) is
+    part of the intervals of those that were shifted; one pair alone does not show it. Seeds of different rungs count as
     independent, though some cores are the same.
     """
     tables = [np.array(list(rung.values())) for rung in rungs]
     scores = [statistics.bits_per_spike(table, spikes).mean(axis=1) for table in tables]
-    draws = _joint_draws(tables, spikes, n_boot, rng)
+    draws = _joint_draws(tables, spikes, noise or training_noise(tables[-1], spikes), n_boot, rng)
     last, values = list(rungs[-1]), shifted(rungs, spikes)
     columns = {}
     for rung, score, drawn in zip(rungs, scores, draws, strict=True):
@@ -141,20 +175,20 @@ def merge(rungs: Sequence[Mapping[str, Floats]], spikes: Floats, n_boot: int, *,
     return Merged(values, np.array([columns[name] for name in values]).T)
 
 
-def _joint_draws(tables: Sequence[Floats], spikes: Floats, n_boot: int, rng: np.random.Generator) -> list[Floats]:
-    """(B, C_r) scores of each rung, on the same resampled trials, with the noise of their seeds."""
+def _joint_draws(
+    tables: Sequence[Floats], spikes: Floats, noise: Noise | None, n_boot: int, rng: np.random.Generator
+) -> list[Floats]:
+    """(B, C_r) scores of each rung, on the same resampled trials, with the noise of their seeds (``noise`` of one)."""
     stacked = np.concatenate([table.mean(axis=1, keepdims=True) for table in tables])
     trials = statistics.score_draws(stacked, spikes, n_boot, rng=rng)
     by_rung = np.split(trials, np.cumsum([len(table) for table in tables])[:-1], axis=1)
-    last = statistics.bits_per_spike(tables[-1], spikes)
     found = []
     for table, drawn in zip(tables, by_rung, strict=True):
         if table.shape[1] > 1:
-            noise = statistics.seed_noise_draws(statistics.bits_per_spike(table, spikes), n_boot, rng=rng)
+            own = statistics.seed_noise_draws(statistics.bits_per_spike(table, spikes), n_boot, rng=rng)
         else:
-            freedom = (last.shape[0] - 1) * (last.shape[1] - 1)
-            noise = _noise(statistics.interaction_variance(last) or 0.0, freedom, drawn.shape, rng)
-        found.append(drawn + noise)
+            own = np.zeros(drawn.shape) if noise is None else _noise(noise.variance, noise.freedom, drawn.shape, rng)
+        found.append(drawn + own)
     return found
 
 

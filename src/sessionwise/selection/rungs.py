@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from sessionwise.analysis.rung_scores import IN, Judged, judge, leaving, merge, shifted
+from sessionwise.analysis.rung_scores import IN, Judged, Noise, judge, leaving, merge, shifted, training_noise
 from sessionwise.errors import UsageError
 from sessionwise.runs.spec import RunSpec
 from sessionwise.selection.context import Context
@@ -27,16 +27,22 @@ from sessionwise.training.presets import Settings
 
 DRAWS = 2000
 LEAST = 2  # sessions: one alone is compared with nobody
+PROBED = 4  # sessions with a second seed where the others have one
 STAY = 0.5  # of a rung's sessions at least: how differently longer trainings order them is not known there
 
 
 @dataclass(frozen=True)
 class Rung:
-    """A way to train: ``name`` in words, ``settings`` and ``seeds`` of its trainings."""
+    """A way to train: ``name`` in words, ``settings`` and ``seeds`` of its trainings.
+
+    second: where ``seeds`` is one, a second one that a few sessions (``probed``) are trained with too. Scores stay
+    those of the first seed, alike for all; the second tells the noise of a training.
+    """
 
     name: str
     settings: Settings
     seeds: tuple[int, ...]
+    second: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +53,7 @@ class Stage:
     trained again. left: why the others did not go on; on the last rung, who failed. p_top: probability of being among
     the best, by session; p_equal: that of a spread as large as theirs without any difference. specs: the trainings that
     no earlier rung had; operations: their estimated cost from scratch. stop: why no further rung was climbed.
+    probe: how the noise of a training was measured where it was (``_Ladder.probe``).
     """
 
     name: str
@@ -59,6 +66,7 @@ class Stage:
     specs: tuple[RunSpec, ...]
     operations: int
     stop: str | None = None
+    probe: Mapping[str, Any] | None = None
 
     def entry(self, context: Context) -> dict[str, Any]:
         """The stage as a document holds it, with the cost from scratch of its finished runs."""
@@ -71,6 +79,7 @@ class Stage:
             "p_top": dict(self.p_top),
             "p_equal": self.p_equal,
             "stop": self.stop,
+            "probe": self.probe and dict(self.probe),
             "cost": cost(self.specs, context.store, context.sessions),
         }
 
@@ -83,7 +92,7 @@ class Climb:
     rung, None where a training failed. draws: (B, C) of those with a value, in their order; None if there is none.
     reasons: state and cause of those without. rung: name of the last rung with a score of the session. runs: keys of
     the finetunings there. seeds: of all rungs. gains: of each rung that has any, session -> (S, K) in nats, and
-    spikes (K,) of the validation trials.
+    spikes (K,) of the validation trials. noise_known: whether the noise of trainings is in the draws.
     """
 
     stages: tuple[Stage, ...]
@@ -95,6 +104,7 @@ class Climb:
     seeds: tuple[int, ...]
     gains: tuple[Mapping[str, np.ndarray], ...]
     spikes: np.ndarray
+    noise_known: bool
 
     def on(self, trials: np.ndarray) -> dict[str, float]:
         """Scores on some of the validation trials, (K,) bool: of each session with a value, on the same scale."""
@@ -160,6 +170,16 @@ def first_runs(
     return specs
 
 
+def probe_plan(target: str, pool: Sequence[str], rung: Rung, context: Context, method: str) -> Plan:
+    """The trainings of a few sessions with both seeds of a rung, at even steps through the pool.
+
+    Their scores have no say: the best and the worst are so by luck as well, and would overstate the noise.
+    """
+    some = [pool[round(at)] for at in np.linspace(0, len(pool) - 1, min(PROBED, len(pool)))]
+    seeds = rung.seeds if rung.second is None else (*rung.seeds, rung.second)
+    return _plan(target, some, replace(rung, seeds=seeds), context, method)
+
+
 def ranking_of(method: str, target: str, found: Climb, context: Context, label: str, what: str) -> Ranking:
     """The ranking by a climb's scores; ``what`` they are, in words.
 
@@ -188,6 +208,7 @@ class _Tried:
     gains: np.ndarray
     spikes: np.ndarray
     failed: dict[str, tuple[str, str]]
+    probe: dict[str, Any] | None
 
 
 class _Ladder:
@@ -197,18 +218,47 @@ class _Ladder:
         self.target, self.context, self.method, self.budget = target, context, method, budget
         self.known: dict[str, RunSpec] = {}
         self.tried: list[_Tried] = []
+        self.noise: Noise | None = None
 
     def train(self, rung: Rung, sessions: Sequence[str]) -> _Tried:
         """Train these sessions as the rung says."""
+        before = set(self.known)
         plan = _plan(self.target, sessions, rung, self.context, self.method)
-        new = {spec.key: spec for spec in plan.specs if spec.key not in self.known}
-        self.known |= new
-        outcomes = self.context.compute(plan.specs)
-        failed = {name: (state, f"{rung.name}: {why}") for name, (state, why) in missing(plan, outcomes).items()}
+        failed = {name: (state, f"{rung.name}: {why}") for name, (state, why) in self._missing(plan).items()}
         done = [name for name in plan.pool if name not in failed]
         gains, spikes = gains_of(plan, self.context.store, done)
-        self.tried.append(_Tried(rung, plan, tuple(new.values()), done, gains, spikes, failed))
+        probe = self._probe(rung, done)
+        new = tuple(spec for key, spec in self.known.items() if key not in before)
+        self.tried.append(_Tried(rung, plan, new, done, gains, spikes, failed, probe))
         return self.tried[-1]
+
+    def _missing(self, plan: Plan) -> dict[str, tuple[str, str]]:
+        """Train; state and cause of those that failed."""
+        self.known |= {spec.key: spec for spec in plan.specs if spec.key not in self.known}
+        return missing(plan, self.context.compute(plan.specs))
+
+    def _probe(self, rung: Rung, done: Sequence[str]) -> dict[str, Any] | None:
+        """Measure the noise of a training on a few sessions; what it was, or why it is not known."""
+        if rung.second is None or len(done) < LEAST:
+            return None
+        plan = probe_plan(self.target, done, rung, self.context, self.method)
+        about: dict[str, Any] = {"seed": rung.second, "sessions": [], "failed": {}, "variance": None, "freedom": None}
+        if self._rest() < self._price_of_new(plan):
+            return {**about, "reason": "the budget does not pay for it"}
+        failed = {name: why for name, (_, why) in self._missing(plan).items()}
+        both = [name for name in plan.pool if name not in failed]
+        about |= {"sessions": both, "failed": failed}
+        if len(both) < LEAST:
+            return {**about, "reason": "too few of its trainings ended"}
+        self.noise = training_noise(*gains_of(plan, self.context.store, both))
+        return {**about, **(asdict(self.noise) if self.noise else {}), "reason": None}
+
+    def _rest(self) -> float:
+        """What is left of the budget."""
+        return math.inf if self.budget is None else self.budget - self.context.price(self.known.values())
+
+    def _price_of_new(self, plan: Plan) -> int:
+        return self.context.price(spec for spec in plan.specs if spec.key not in self.known)
 
     def decide(self, tried: _Tried, slots: int, following: Rung | None, *, stay: float, settled_in: bool) -> Stage:
         """Who goes on to the following rung; nobody when there is none."""
@@ -222,10 +272,12 @@ class _Ladder:
             p_equal=None,
             specs=tried.new,
             operations=self.context.price(tried.new),
+            probe=tried.probe,
         )
         if not tried.done:
             return replace(stage, stop="no training ended")
-        judged = judge(tried.gains, tried.spikes, slots, DRAWS, rng=self._generator(tried.rung.name))
+        rng = self._generator(tried.rung.name)
+        judged = judge(tried.gains, tried.spikes, slots, DRAWS, rng=rng, noise=self.noise)
         p_top = dict(zip(tried.done, map(float, judged.p_top), strict=True))
         stage = replace(stage, p_top=p_top, p_equal=judged.p_equal)
         if following is None:
@@ -257,12 +309,9 @@ class _Ladder:
 
     def _paid(self, order: Sequence[str], following: Rung) -> set[str]:
         """The first sessions of an order whose missing trainings the rest of the budget pays for."""
-        if self.budget is None:
-            return set(order)
-        rest, paid = self.budget - self.context.price(self.known.values()), set[str]()
+        rest, paid = self._rest(), set[str]()
         for name in order:
-            specs = _plan(self.target, [name], following, self.context, self.method).specs
-            rest -= self.context.price(spec for spec in specs if spec.key not in self.known)
+            rest -= self._price_of_new(_plan(self.target, [name], following, self.context, self.method))
             if rest < 0:
                 break
             paid.add(name)
@@ -285,12 +334,13 @@ class _Ladder:
         table = tuple(dict(zip(tried.done, tried.gains, strict=True)) for tried in with_scores)
         spikes = with_scores[0].spikes if with_scores else np.zeros(0)
         if rung:
-            merged = merge(table, spikes, DRAWS, rng=self._generator("scale"))
+            merged = merge(table, spikes, DRAWS, rng=self._generator("scale"), noise=self.noise)
             at = {name: i for i, name in enumerate(merged.values)}
             scored = [name for name in pool if name in rung]
             values |= {name: merged.values[name] for name in scored}
             draws = merged.draws[:, [at[name] for name in scored]]
-        return Climb(stages, values, draws, reasons, rung, runs, seeds, table, spikes)
+        known = len(seeds) > 1 or self.noise is not None
+        return Climb(stages, values, draws, reasons, rung, runs, seeds, table, spikes, known)
 
     def _generator(self, what: str) -> np.random.Generator:
         return generator(f"{self.method} {what}", self.target, self.context)

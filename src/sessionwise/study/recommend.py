@@ -220,7 +220,8 @@ class _Answer:
         reasons = [{"session": name, "reason": why} for name, why in self.bad.items()]
         entries = [self._stage(FILTER, "no training: trials and reliability", self.pool, left, reasons, [])]
         for stage in self.climb.stages:
-            words = "; ".join([about[stage.name], *([stage.stop] if stage.stop else [])])
+            parts = [about[stage.name], _probe_words(stage.probe), stage.stop]
+            words = "; ".join(part for part in parts if part)
             entries.append({**stage.entry(self.context), "about": words})
         return entries
 
@@ -232,7 +233,7 @@ class _Answer:
             return Judgement("not judged", text)
         draws = np.zeros((1, 0)) if self.climb.draws is None else self.climb.draws
         near = [self.likeness[name] for name in names]
-        return judge(list(self.scores.values()), draws, facts, near, noise_known=len(self.climb.seeds) > 1)
+        return judge(list(self.scores.values()), draws, facts, near, noise_known=self.climb.noise_known)
 
     def _qualities(self, names: Sequence[str]) -> list[float]:
         return combined([self.qualities[name] for name in names]).tolist() if names else []
@@ -412,6 +413,16 @@ def _one_size(k: int, why: str | None = None) -> dict[str, Any]:
 
 def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def _probe_words(probe: Mapping[str, Any] | None) -> str | None:
+    """Where the noise between trainings was measured on a few sessions, or why not."""
+    if probe is None:
+        return None
+    if probe["reason"]:
+        return f"noise between trainings unknown: {probe['reason']}"
+    lost = f" ({len(probe['failed'])} more failed)" if probe["failed"] else ""
+    return f"seed {probe['seed']} too on {len(probe['sessions'])} of them{lost}, for the noise between trainings"
 
 
 def _not_measured(why: str) -> list[dict[str, Any]]:

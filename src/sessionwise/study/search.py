@@ -15,10 +15,11 @@ import numpy as np
 
 from sessionwise.analysis.activity import Quality
 from sessionwise.errors import UsageError
+from sessionwise.runs.spec import RunSpec
 from sessionwise.selection.context import Context
 from sessionwise.selection.procedure import SmallProxy
 from sessionwise.selection.ranking import make_plan
-from sessionwise.selection.rungs import Climb, Rung, climb
+from sessionwise.selection.rungs import Climb, Rung, climb, probe_plan
 from sessionwise.study.gains import alone_arm, price_of, set_arm
 from sessionwise.training.presets import Settings
 
@@ -50,28 +51,37 @@ def search(target: str, pool: Sequence[str], k: int, budget: int, context: Conte
     """Spend the budget on the order of the pool for ``target``; UsageError when it does not pay small cores for all.
 
     All rungs have the seeds that the small cores have: two if the budget pays them, for without a second one nothing
-    can be told from noise, and more from a part of it. sizes: of the sets that shall be compared after it.
+    can be told from noise, and more from a part of it. Where it pays one, a few sessions have the second, if it pays
+    that. sizes: of the sets that shall be compared after it.
     """
     how = small(context.settings)
-    first = make_plan(context.sessions, target, pool, how, context.seeds[:1], METHOD, controls=False)
-    price = context.price(first.specs)
+    price = context.price(_small_cores(target, pool, context.seeds[:1], context))
     if price > budget:
         found = f"{budget:.2g} operations; small cores for {len(pool)} sessions with one seed take {price:.2g}"
         raise UsageError("--budget", found, "a larger budget", "Or rank without training: --method zero_training")
-    n_seeds = max(min(2, int(budget / price)), int(FIRST_SHARE * budget / price))
-    seeds = context.seeds[:n_seeds]
+    seeds = context.seeds[: max(min(2, int(budget / price)), int(FIRST_SHARE * budget / price))]
+    if context.price(_small_cores(target, pool, seeds, context)) > budget:  # seeds differ by a step or two
+        seeds = seeds[:-1]
+    lowest = Rung(SMALL, how, seeds, context.seeds[1] if len(seeds) == 1 < len(context.seeds) else None)
+    specs = [*_small_cores(target, pool, seeds, context), *probe_plan(target, pool, lowest, context, METHOD).specs]
+    least = context.price({spec.key: spec for spec in specs}.values())
     return climb(
         target,
         pool,
-        [Rung(SMALL, how, seeds), Rung(FULL, context.settings, seeds)],
+        [lowest, Rung(FULL, context.settings, seeds)],
         context,
         top=min(k, len(pool)),
         # What comes after the order wants some of it, but not what small cores take.
-        budget=max(len(seeds) * price, budget - _reserve(target, pool, (k, *sizes), seeds, context)),
+        budget=min(budget, max(least, budget - _reserve(target, pool, (k, *sizes), seeds, context))),
         method=METHOD,
         stay=0.0,
         settled_in=True,
     )
+
+
+def _small_cores(target: str, pool: Sequence[str], seeds: Sequence[int], context: Context) -> list[RunSpec]:
+    how = small(context.settings)
+    return make_plan(context.sessions, target, pool, how, seeds, METHOD, controls=False).specs
 
 
 def _reserve(target: str, pool: Sequence[str], sizes: Sequence[int], seeds: Sequence[int], context: Context) -> int:
