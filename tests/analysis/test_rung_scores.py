@@ -103,7 +103,7 @@ def test_a_few_second_seeds_are_enough_not_to_see_what_is_not_there(seed_sd):
 
 
 def test_a_few_second_seeds_are_enough_to_see_what_is_large():
-    """Here trainings differ next to nothing: the guess without them, six times the noise of trials, hides everything."""
+    """Trainings differ next to nothing; the guess without them, six times the noise of trials, hides everything."""
     rng, told, guessed = np.random.default_rng(14), [], []
     for _ in range(200):
         gains, noise = one_seed_and_a_few_twice(rng.normal(0.1, 0.006, 12), rng, seed_sd=0.001)
