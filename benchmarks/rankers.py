@@ -6,7 +6,7 @@
     sessionwise bench-rankers FOLDER/strong-0 --store FOLDER/stores/strong-0 --seeds 7      final scores; each pool
     sessionwise bench-rankers FOLDER/strong-0 FOLDER/strong-1 FOLDER/strong-2 --to FOLDER/strong
     python benchmarks/rankers.py FOLDER --show strong realistic steinmetz/bench-rankers     the tables of the page
-    python benchmarks/rankers.py FOLDER --recommend none                  what `recommend` says of small pools
+    python benchmarks/rankers.py FOLDER --recommend none --budgets 50% 15%    what `recommend` says of small pools
 
 Stores and studies lie in FOLDER; nothing that is there is computed again. Rankers have the seeds 10 and 20, and 10
 alone; the reference has 42 and 77; `recommend` has 10, 20 and 30, with its defaults, with ``--choose diverse`` and with
@@ -37,7 +37,7 @@ from sessionwise.data.store import SessionStore, create_store, open_store
 from sessionwise.io.files import read_json
 from sessionwise.runs.progress import make_progress
 from sessionwise.selection.rankers import rank_many
-from sessionwise.study.recommend import recommend
+from sessionwise.study.recommend import BUDGET, recommend
 
 SHIFTS = {"strong": 5.0, "realistic": 3.5, "none": 0.0}
 GENERATORS, FIRST_SEED = (0, 1, 2), 1000
@@ -62,12 +62,13 @@ def main() -> None:
     parser.add_argument("--generators", type=int, nargs="+", default=list(GENERATORS))
     parser.add_argument("--recordings", type=Path, help="folder of the Steinmetz recordings")
     parser.add_argument("--methods", nargs="+", default=[*TRAINED, *ALONE, *SEVERAL])
-    parser.add_argument("--budgets", nargs="+", metavar="BUDGET", help="no rankers: what `recommend` says with these")
+    parser.add_argument("--budgets", nargs="+", metavar="BUDGET", help="what `recommend` says with these; no rankers")
     parser.add_argument("--show", nargs="+", metavar="BENCH", help="folders in FOLDER that bench-rankers wrote")
     parser.add_argument("--recommend", choices=SHIFTS, metavar="CONDITION", help="ask about small pools of a condition")
     options = parser.parse_args()
     if options.recommend:
-        recommended(options.folder, options.recommend)
+        for budget in options.budgets or [BUDGET]:
+            recommended(options.folder, options.recommend, budget)
     if options.show:
         print(
             tables({name.partition("/")[0]: read_json(options.folder / name / "bench.json") for name in options.show})
@@ -129,19 +130,19 @@ def _agreement(document: Mapping[str, Any], method: str) -> list[str]:
     return [f"{entry['cost_share']:.2f}", f"{rho['mean']:.2f}{interval}", f"{regret['mean']:.3f}"]
 
 
-def recommended(folder: Path, part: str) -> None:
-    """`recommend` with its defaults for the held-out session of each small pool: kinds, and what they are worth."""
+def recommended(folder: Path, part: str, budget: str) -> None:
+    """`recommend` with a budget for the held-out session of each small pool: kinds, and what they are worth."""
     kinds, started = Counter[str](), time.monotonic()
     for generator in range(SMALL_POOLS):
         name = f"{part}-small-{generator}"
         store = simulated_store(folder / "stores" / name, part, generator, n_pool=7, n_heldout=1)
         (target,) = (i for i in store.ids if "heldout" in i)
         how: dict[str, Any] = {"preset": "tiny", "overrides": {**SETTINGS, "split": "recorded"}, "k": SMALL_K}
-        found = recommend(store, target, to=folder / name, progress=make_progress(), **how).document
+        found = recommend(store, target, budget=budget, to=folder / name, progress=make_progress(), **how).document
         kinds[found["answer"]["kind"]] += 1
         chances = {key: found["judgement"][key] for key in ("p_equal", "p_residual", "similarity_p")}
         print(f"{name}: {found['answer']['kind']}, judged {found['judgement']['kind']}, {chances}", flush=True)
-    print(f"{part}: {dict(kinds)} of {SMALL_POOLS} pools in {time.monotonic() - started:.0f} s")
+    print(f"{part}, {budget}: {dict(kinds)} of {SMALL_POOLS} pools in {time.monotonic() - started:.0f} s")
 
 
 def real(folder: Path, recordings: Path, methods: Sequence[str], budgets: Sequence[str] | None) -> None:
