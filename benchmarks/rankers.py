@@ -2,7 +2,7 @@
 
     python benchmarks/rankers.py FOLDER strong realistic              two conditions, three generator seeds each
     python benchmarks/rankers.py FOLDER steinmetz --recordings DIR    each of eight real recordings held out in turn
-    python benchmarks/rankers.py FOLDER strong realistic steinmetz --recordings DIR --budgets 15% 50%    `recommend`
+    python benchmarks/rankers.py FOLDER strong realistic steinmetz --recordings DIR --budgets 15%    `recommend`
     sessionwise bench-rankers FOLDER/strong-0 --store FOLDER/stores/strong-0 --seeds 7      final scores; each pool
     sessionwise bench-rankers FOLDER/strong-0 FOLDER/strong-1 FOLDER/strong-2 --to FOLDER/strong
     python benchmarks/rankers.py FOLDER --show strong realistic steinmetz/bench-rankers     the tables of the page
@@ -50,7 +50,7 @@ ONE, TWO, THREE, REFERENCE = (10,), (10, 20), (10, 20, 30), (42, 77)
 ALONE = ("latent_distance", "quality", "zero_training", "trials", "random")
 TRAINED = ("full", "short", "small_proxy", "halving", "set_regression", "own_score")
 SEVERAL = ("other_targets", "matrix_completion", "ensemble")  # they need several held-out sessions
-WAYS: tuple[dict[str, Any], ...] = ({}, {"choose": "diverse"}, {"k": "auto"})
+WAYS: dict[str, dict[str, Any]] = {"default": {}, "diverse": {"choose": "diverse"}, "auto": {"k": "auto"}}
 TUNED = ("01", "02", "03")  # recordings that settings were chosen on: never held out
 
 
@@ -63,6 +63,9 @@ def main() -> None:
     parser.add_argument("--recordings", type=Path, help="folder of the Steinmetz recordings")
     parser.add_argument("--methods", nargs="+", default=[*TRAINED, *ALONE, *SEVERAL])
     parser.add_argument("--budgets", nargs="+", metavar="BUDGET", help="what `recommend` says with these; no rankers")
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=list(WAYS), help="with --budgets: how sets are chosen"
+    )
     parser.add_argument("--show", nargs="+", metavar="BENCH", help="folders in FOLDER that bench-rankers wrote")
     parser.add_argument("--recommend", choices=SHIFTS, metavar="CONDITION", help="ask about small pools of a condition")
     options = parser.parse_args()
@@ -75,7 +78,7 @@ def main() -> None:
         )
     for part in options.parts:
         if part == "steinmetz":
-            real(options.folder, options.recordings, options.methods, options.budgets)
+            real(options)
             continue
         for generator in options.generators:
             store = simulated_store(options.folder / "stores" / f"{part}-{generator}", part, generator)
@@ -83,7 +86,7 @@ def main() -> None:
             settings = {**SETTINGS, "split": "recorded"}
             study = options.folder / f"{part}-{generator}"
             if options.budgets:
-                recommendations(store, study, options.budgets, settings, heldout)
+                recommendations(store, study, options, settings, heldout)
                 continue
             methods = [m for m in options.methods if m not in ("matrix_completion", "ensemble")]  # too few held out
             everything(store, study, methods, settings, heldout)
@@ -145,12 +148,13 @@ def recommended(folder: Path, part: str, budget: str) -> None:
     print(f"{part}, {budget}: {dict(kinds)} of {SMALL_POOLS} pools in {time.monotonic() - started:.0f} s")
 
 
-def real(folder: Path, recordings: Path, methods: Sequence[str], budgets: Sequence[str] | None) -> None:
+def real(options: argparse.Namespace) -> None:
     """Eight recordings, each in turn against the ten others; and two fours together, for methods that need several."""
+    folder, recordings, methods = options.folder, options.recordings, options.methods
     store, _ = import_to(folder / "stores" / "steinmetz", sorted(recordings.glob("*.npz")))
     later = [name for name in store.ids if name[:2] not in TUNED]
-    if budgets:
-        return recommendations(store, folder / "steinmetz", budgets, {}, later)
+    if options.budgets:
+        return recommendations(store, folder / "steinmetz", options, {}, later)
     for name in later:
         everything(store, folder / "steinmetz", [m for m in methods if m not in SEVERAL], {}, [name])
     for four in (later[::2], later[1::2]):
@@ -159,14 +163,18 @@ def real(folder: Path, recordings: Path, methods: Sequence[str], budgets: Sequen
 
 
 def recommendations(
-    store: SessionStore, study: Path, budgets: Sequence[str], settings: Mapping[str, Any], heldout: Sequence[str]
+    store: SessionStore,
+    study: Path,
+    options: argparse.Namespace,
+    settings: Mapping[str, Any],
+    heldout: Sequence[str],
 ) -> None:
     """What `recommend` says for each held-out session, with each budget and in each way."""
     how: dict[str, Any] = {"preset": "tiny", "seeds": THREE, "overrides": settings, "to": study}
     pool = [name for name in store.ids if name not in heldout or study.name == "steinmetz"]
-    for budget, way, target in product(budgets, WAYS, heldout):
+    for budget, way, target in product(options.budgets, options.ways, heldout):
         started, others = time.monotonic(), [name for name in pool if name != target]
-        found = recommend(store, target, budget=budget, pool=others, progress=make_progress(), **way, **how)
+        found = recommend(store, target, budget=budget, pool=others, progress=make_progress(), **WAYS[way], **how)
         share, seconds = found.document["budget"]["share"], time.monotonic() - started
         print(f"{study.name}: {target}: {budget} {way}: {found.kind}, {share:.3f} spent, {seconds:.0f} s", flush=True)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sessionwise.analysis.judging import chance_of_spread, judge, likeness_test
+from sessionwise.analysis.judging import chance_of_spread, judge, likeness_test, p_words
 from sessionwise.errors import DataError
 
 SEED_SD, TRIAL_SD, B = 0.5, 0.5, 300
@@ -91,6 +91,13 @@ def test_order_and_scale_of_what_comes_in_do_not_matter():
     mixed = judge(scores[order], draws[:, order], {n: f[order] for n, f in facts.items()}, near[order])
     assert mixed.kind == first.kind and mixed.p_residual == pytest.approx(first.p_residual)
     assert mixed.likeness_rho == pytest.approx(first.likeness_rho)
+
+
+def test_no_chance_is_written_as_zero():
+    assert [p_words(p) for p in (0.0002, 0.00099, 0.001, 0.0234)] == [*["p < 0.001"] * 2, "p = 0.001", "p = 0.023"]
+    scores = np.linspace(0.0, 1.0, 12)
+    told = judge(scores, np.random.default_rng(4).normal(0, 0.01, (3000, 12)), {}, scores)
+    assert told.kind == "close" and told.text.count("p < 0.001") == 2 and "0.000" not in told.text
 
 
 def test_what_cannot_be_judged_is_said():

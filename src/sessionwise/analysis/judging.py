@@ -99,6 +99,11 @@ def chance_of_spread(scores: Floats, noise: Floats, design: Floats) -> float:
     return float((1 + (drawn >= found * (1 - 1e-12)).sum()) / (1 + len(drawn)))
 
 
+def p_words(p: float) -> str:
+    """``p = 0.023``, ``p < 0.001``: nothing drawn at random has a chance of zero."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def likeness_test(rest: Floats, likeness: Floats, seed: int = 0) -> tuple[float | None, float | None]:
     """Spearman's rho of (C,) and (C,), and its one-sided chance by permutation; None where nothing varies."""
     a, b = stats.rankdata(np.round(rest, 12)), stats.rankdata(likeness)
@@ -119,17 +124,17 @@ def _explained(
     design = np.column_stack([np.ones(len(x)), *(stats.zscore(columns[name]) for name in used)])
     facts = tuple(used)
     if len(x) - np.linalg.matrix_rank(design) < FEWEST_LEFT:
-        text = f"The scores differ (p = {p_equal:.3f}), but {len(x)} sessions are too few to ask why."
+        text = f"The scores differ ({p_words(p_equal)}), but {len(x)} sessions are too few to ask why."
         return Judgement("unexplained", text, p_equal, facts=facts)
     p_rest = chance_of_spread(x, noise, design)
     names = " and ".join(used)
     if p_rest >= ALPHA:
         text = (
-            f"The scores differ (p = {p_equal:.3f}), but no more than {names} and noise explain (p = {p_rest:.2f}): "
+            f"The scores differ ({p_words(p_equal)}), but no more than {names} and noise explain (p = {p_rest:.2f}): "
             "these sessions are large or good for any recording, not close to this one."
         )
         return Judgement("size only", text, p_equal, p_rest, facts=facts)
-    differ = f"The scores differ by more than noise{f' and {names}' if used else ''} explain (p = {p_rest:.3f})"
+    differ = f"The scores differ by more than noise{f' and {names}' if used else ''} explain ({p_words(p_rest)})"
     if likeness is None:
         return Judgement("unexplained", f"{differ}; likeness is unknown.", p_equal, p_rest, facts=facts)
     near = finite("likeness", likeness, 1)
@@ -139,7 +144,7 @@ def _explained(
     rho, p_near = likeness_test(rest @ x, rest @ near, seed)
     numbers = p_equal, p_rest, rho, p_near, facts
     if rho is not None and p_near is not None and p_near < ALPHA:
-        text = f"{differ}, and the rest goes with likeness of activity (rho = {rho:.2f}, p = {p_near:.3f})."
+        text = f"{differ}, and the rest goes with likeness of activity (rho = {rho:.2f}, {p_words(p_near)})."
         return Judgement("close", text, *numbers)
     shown = "too few sessions to test" if rho is None or p_near is None else f"rho = {rho:.2f}, p = {p_near:.2f}"
     text = f"{differ}, but the rest does not go with likeness of activity ({shown}): why these are better is not known."

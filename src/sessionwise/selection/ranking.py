@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from sessionwise.analysis import statistics
+from sessionwise.analysis.judging import p_words
 from sessionwise.analysis.pictures import keep_picture
 from sessionwise.analysis.summary import SCHEMA, check_ranking
 from sessionwise.analysis.tables import ranking_csv
@@ -309,7 +310,7 @@ def verdict(document: Mapping[str, Any]) -> dict[str, Any]:
         text = "One seed: the noise between trainings is unknown, so no core is called better. Use two or more seeds."
         return {"text": text, "different": False}
     if different:
-        text = f"The cores differ by more than noise ({_p(p_equal)}); {rows[0]['session']} ranks first."
+        text = f"The cores differ by more than noise ({p_words(p_equal)}); {rows[0]['session']} ranks first."
     elif p_equal is None:
         text = f"Not judged: too little to compare ({counted}, {sum(r['state'] == 'done' for r in rows)} cores)."
     elif median and median["low"] > 0:
@@ -320,10 +321,6 @@ def verdict(document: Mapping[str, Any]) -> dict[str, Any]:
         word = "above" if baseline["low"] > 0 else "below" if baseline["high"] < 0 else "not told apart from"
         text += f" The best frozen core is {word} training on the recording alone ({_interval(baseline)})."
     return {"text": text, "different": different}
-
-
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _interval(entry: Mapping[str, Any]) -> str:
