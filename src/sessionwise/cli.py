@@ -158,7 +158,7 @@ def recommend_command(
     budget: Annotated[
         str, typer.Option(help="Share of the full procedure's cost (50%), steps (5000-steps) or time (2h).")
     ] = "50%",
-    k: Annotated[str, typer.Option("--k", help="How many to choose, or auto: as many as are known to help.")] = "5",
+    k: Annotated[str, typer.Option("--k", help="How many to choose, or auto: as many as help.")] = "5",
     choose: Annotated[str, typer.Option(help="top_k, or diverse: sessions that stand for all good ones.")] = "top_k",
     deliver: Annotated[
         bool, typer.Option("--deliver", help="Also train and keep the best model for the recording; not in the budget.")

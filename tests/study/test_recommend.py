@@ -221,11 +221,34 @@ def test_how_many_is_measured_when_asked_for_and_paid(toy_store, toy_settings, t
     spent = sum(stage["cost"]["operations"] for stage in found["stages"])
     assert found["budget"]["spent_operations"] == pytest.approx(spent, rel=0.05)
     small = next(stage for stage in found["stages"] if stage["name"] == SMALL)["cost"]["operations"]
-    fewer = ask(toy_store, tmp_path / "study", toy_settings, f"{100 * _enough_for_two(found):.1f}%", k="auto").document
+    share = f"{100 * _enough_for_two(found):.1f}%"
+    fewer = ask(toy_store, tmp_path / "study", toy_settings, share, k="auto").document
     assert [row["k"] for row in fewer["sizes"]["rows"]] == [1, 2] and fewer["budget"]["share"] <= _enough_for_two(found)
     poor = f"{105 * small / found['budget']['full_operations']:.1f}%"
     unpaid = ask(toy_store, tmp_path / "study", toy_settings, poor, k="auto").document
     assert unpaid["sizes"]["how"] == "not measured" and "budget" in unpaid["sizes"]["reason"]
+
+
+@pytest.mark.parametrize(
+    "budget, best, expected",
+    [
+        ("800%", 1, ("predicted", 1, "no larger size of 1, 2, 3 is better than 1")),
+        ("800%", 3, ("predicted", 3, "no larger size of 1, 2, 3 is better than 3")),  # only all four are more
+        ("some", 1, ("predicted", 1, "no larger size of 1, 2 is better than 1")),
+        ("some", 2, ("not measured", 4, "does not pay for trying more")),  # the default of five, in a pool of four
+    ],
+)
+def test_a_size_is_enough_only_when_a_larger_one_was_tried(
+    toy_store, toy_settings, tmp_path_factory, monkeypatch, budget, best, expected
+):
+    study = tmp_path_factory.getbasetemp() / "sizes"  # what one case computed is there for the next
+    if budget == "some":
+        budget = f"{100 * _enough_for_two(ask(toy_store, study, toy_settings, '800%', k='auto').document):.1f}%"
+    monkeypatch.setattr(module, "how_many", lambda sizes, differ: best)
+    document = ask(toy_store, study, toy_settings, budget, k="auto").document
+    sizes = document["sizes"]
+    assert (sizes["how"], sizes["k"]) == expected[:2] and expected[2] in sizes["reason"]
+    assert sizes["asked"] == "auto" and document["answer"]["k"] in (0, sizes["k"], len(POOL))
 
 
 def test_sets_are_chosen_as_was_asked(toy_store, toy_settings, tmp_path):

@@ -95,10 +95,11 @@ def sizes_below(n: int) -> list[int]:
 
 
 def how_many(sizes: Sequence[int], differ: Callable[[int, int], Mapping[str, Any]]) -> int:
-    """The smallest size that no larger one is known to beat.
+    """The smallest size that no larger one beats by more than the intervals say.
 
     differ: for sizes (larger, smaller), an entry whose ``low`` is the lower end of the interval of the larger one's
-    gain, or None where it has none; what is not known to gain is not worth its cost.
+    gain, or None where it has none; what is not known to gain is not worth its cost. With intervals of one standard
+    error it is the rule of Breiman et al. (1984): the simplest model within a standard error of the best.
     """
     ordered = sorted(sizes)
     for at, size in enumerate(ordered):

@@ -25,6 +25,7 @@ from sessionwise.training.jobs import baseline_spec, finetune_spec, pretrain_spe
 from sessionwise.training.presets import Settings
 
 LEVEL = 0.95
+ONE_ERROR = 0.6827  # level of an interval of one standard error to each side
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,16 @@ def price_of(arms: Sequence[Arm], context: Context) -> int:
     return context.price(spec for arm in arms for spec in arm.runs)
 
 
-def difference(a: Arm, b: Arm, context: Context) -> dict[str, Any]:
-    """Paired difference of two arms in bits per spike with its 95 % interval, or None and the reason."""
+def difference(a: Arm, b: Arm, context: Context, level: float = LEVEL) -> dict[str, Any]:
+    """Paired difference of two arms in bits per spike with its interval, or None and the reason."""
     name = f"{a.name} - {b.name}"
-    nothing = {"name": name, "mean": None, "low": None, "high": None, "level": LEVEL}
+    nothing = {"name": name, "mean": None, "low": None, "high": None, "level": level}
     for arm in (a, b):
         if reason := arm.failure(context):
             return {**nothing, "how": "not measured", "about": f"{arm.name}: {reason}"}
     (first, spikes), (second, _) = a.gains(context), b.gains(context)
     rng = np.random.default_rng(stream_seed(0, "gain", a.name, b.name))
-    interval = statistics.paired_difference(first, second, spikes, rng=rng, level=LEVEL)
+    interval = statistics.paired_difference(first, second, spikes, rng=rng, level=level)
     return {**nothing, "mean": interval.mean, "low": interval.low, "high": interval.high}
 
 

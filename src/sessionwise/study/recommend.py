@@ -47,7 +47,7 @@ from sessionwise.selection.ranking import (
 from sessionwise.selection.zero_training import combined, likenesses
 from sessionwise.study.budget import Budget, parse_budget, settle_budget
 from sessionwise.study.deliver import deliver as deliver_model
-from sessionwise.study.gains import LEVEL, Arm, alone_arm, difference, set_arm, size_row
+from sessionwise.study.gains import LEVEL, ONE_ERROR, Arm, alone_arm, difference, set_arm, size_row
 from sessionwise.study.search import FILTER, FULL, SMALL, clearly_bad, search, small
 from sessionwise.training.jobs import environment
 from sessionwise.training.presets import Settings
@@ -99,7 +99,8 @@ def recommend(
     """Recommend sessions of the pool to pretrain on for one held-out session.
 
     budget: ``"50%"`` of the full procedure's operations, ``"5000-steps"`` or ``"2h"``. k: how many sessions to choose,
-    or ``"auto"``: the smallest size that no larger one is known to beat, if the budget pays for trying them, else 5.
+    or ``"auto"``: the smallest size that no larger one beats by more than a standard error, if the budget pays for
+    trying them, else 5.
     choose: the name of a chooser (``selection.choosing``): ``"top_k"`` or ``"diverse"``.
     deliver: also train and keep the model that validation prefers, outside the budget. The other parameters, and what
     is raised, are those of ``rank_many``; UsageError also when the budget does not pay small cores for every session.
@@ -280,7 +281,7 @@ class _Answer:
 
     def _sized(self, sizes: Sequence[int]) -> dict[str, Any]:
         """How many are enough, by small cores pretrained on the first 1, 2, 3, 5 ... of the order; sets ``k``."""
-        sizes = [size for size in sizes if size < len(self.scores)]
+        asked = sizes = [size for size in sizes if size < len(self.scores)]
         if why := self._unjudged() or (None if len(sizes) > 1 else f"{len(self.scores)} sessions are too few"):
             return _one_size(self.k, why)
         a, b = self._crossed()
@@ -297,12 +298,22 @@ class _Answer:
         known = [row["k"] for row in rows if row["score"] is not None]
         if not known:
             return {**_one_size(self.k, "no training of theirs ended"), "rows": rows}
-        self.k = how_many(known, lambda larger, size: difference(arms[larger], arms[size], self.context))
+        enough = how_many(known, lambda larger, size: difference(arms[larger], arms[size], self.context, ONE_ERROR))
+        return {**self._enough(enough, known, bent=enough < max(known) or enough == max(asked)), "rows": rows}
+
+    def _enough(self, enough: int, known: Sequence[int], *, bent: bool) -> dict[str, Any]:
+        """Set ``k``. bent: whether larger sizes were tried in vain, or there are none; else more would help."""
+        tried = ", ".join(map(str, known))
+        if bent:
+            how, self.k = "predicted", enough
+            found = f"no larger size of {tried} is better than {enough} by more than a standard error"
+        else:
+            how, self.k = "not measured", max(enough, self.k)
+            found = f"{enough} sessions do better than fewer, and the budget does not pay for trying more than that"
         reason = (
-            f"By cores of half the widths, chosen on other trials than judged on, no larger size of "
-            f"{', '.join(map(str, known))} is known to be better than {self.k}. Gains are over the first alone."
+            f"By cores of half the widths, chosen on other trials than judged on, {found}. Gains are over one session."
         )
-        return {"k": self.k, "how": "predicted", "reason": reason, "level": LEVEL, "rows": rows}
+        return {"k": self.k, "how": how, "reason": reason, "level": LEVEL}
 
     def _arms(self, chosen: Sequence[Sequence[str]], settings: Settings) -> dict[str, Arm]:
         """Sets: ``chosen`` for each half of the trials by the other one, and everybody."""
