@@ -12,6 +12,7 @@ from sessionwise.analysis.bench_rankers import (
     questions,
     read_final,
 )
+from sessionwise.analysis.recommended import label
 from sessionwise.analysis.statistics import spearman
 from sessionwise.cli import main
 from sessionwise.data.store import open_store
@@ -121,6 +122,14 @@ def test_recommended_sets_are_scored_like_those_of_rankers(study):
     assert asked[TWO]["regret"]["low"] is None  # one held-out session
     left_out = {entry["method"] for entry in document["left_out"]}
     assert left_out == {"full ×1", "recommend --budget 100% --k 1"}
+
+
+def test_a_recommendation_is_called_by_what_was_asked():
+    document = {"budget": {"asked": "2h"}, "sizes": {"asked": "auto", "k": 3}, "choose": "diverse", "answer": {"k": 3}}
+    assert label(document) == "recommend --budget 2h --k auto --choose diverse"
+    assert label({**document, "sizes": {"k": 3}, "choose": "top_k"}) == "recommend --budget 2h --k 3"
+    first = {"budget": {"asked": "50%"}, "sizes": None, "answer": {"k": 4}}  # before there were choosers
+    assert label(first) == "recommend --budget 50% --k 4"
 
 
 def test_the_recording_alone_is_a_model_of_the_recording_alone(study, toy_store):

@@ -15,9 +15,14 @@ TOP_K = "top_k"
 
 
 def label(document: Document) -> str:
-    """``recommend --budget 15% --k 5``: what was asked, in the words of the command."""
-    choose = "" if document["choose"] == TOP_K else f" --choose {document['choose']}"
-    return f"recommend --budget {document['budget']['asked']} --k {document['sizes']['asked']}{choose}"
+    """``recommend --budget 15% --k 5``: what was asked, in the words of the command.
+
+    Documents of the first days lack some of it; they could be asked for the best k alone.
+    """
+    chosen, sizes = document.get("choose") or TOP_K, document["sizes"] or {}
+    k = sizes.get("asked") or sizes.get("k") or document["answer"]["k"]
+    choose = "" if chosen == TOP_K else f" --choose {chosen}"
+    return f"recommend --budget {(document['budget'] or {}).get('asked')} --k {k}{choose}"
 
 
 def recommendations(study: Path, asked: Sequence[Question]) -> dict[str, tuple[dict[str, Document], list[str]]]:
