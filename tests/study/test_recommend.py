@@ -235,7 +235,11 @@ def test_how_many_is_measured_when_asked_for_and_paid(toy_store, toy_settings, t
         ("800%", 1, ("predicted", 1, "no larger size of 1, 2, 3 is better than 1")),
         ("800%", 3, ("predicted", 3, "no larger size of 1, 2, 3 is better than 3")),  # only all four are more
         ("some", 1, ("predicted", 1, "no larger size of 1, 2 is better than 1")),
-        ("some", 2, ("not measured", 4, "does not pay for trying more")),  # the default of five, in a pool of four
+        (
+            "some",
+            2,
+            ("not measured", 4, "2 sessions do better than fewer, and more could not be tried"),
+        ),  # the default of five, in a pool of four
     ],
 )
 def test_a_size_is_enough_only_when_a_larger_one_was_tried(

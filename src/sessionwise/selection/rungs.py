@@ -35,7 +35,7 @@ STAY = 0.5  # of a rung's sessions at least: how differently longer trainings or
 class Rung:
     """A way to train: ``name`` in words, ``settings`` and ``seeds`` of its trainings.
 
-    second: where ``seeds`` is one, a second one that a few sessions (``probed``) are trained with too. Scores stay
+    second: where ``seeds`` is one, a second one that a few sessions (``probe_plan``) are trained with too. Scores stay
     those of the first seed, alike for all; the second tells the noise of a training.
     """
 

@@ -309,7 +309,7 @@ class _Answer:
             found = f"no larger size of {tried} is better than {enough} by more than a standard error"
         else:
             how, self.k = "not measured", max(enough, self.k)
-            found = f"{enough} sessions do better than fewer, and the budget does not pay for trying more than that"
+            found = f"{enough} sessions do better than fewer, and more could not be tried (unpaid, or their training failed)"
         reason = (
             f"By cores of half the widths, chosen on other trials than judged on, {found}. Gains are over one session."
         )
