@@ -309,7 +309,8 @@ class _Answer:
             found = f"no larger size of {tried} is better than {enough} by more than a standard error"
         else:
             how, self.k = "not measured", max(enough, self.k)
-            found = f"{enough} sessions do better than fewer, and more could not be tried (unpaid, or their training failed)"
+            why = "unpaid, or their training failed"
+            found = f"{enough} sessions do better than fewer, and more could not be tried ({why})"
         reason = (
             f"By cores of half the widths, chosen on other trials than judged on, {found}. Gains are over one session."
         )
