@@ -110,6 +110,12 @@ def rank_command(
             " | controls: own_score | other_targets | trials | random"
         ),
     ] = "full",
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="What it may cost: share of the full procedure (30%), steps (5000-steps) or time (2h). [no limit]"
+        ),
+    ] = None,
     pool: Pool = None,
     preset: Preset = "small",
     seeds: Annotated[str, typer.Option(help="Seeds; the score is the mean over them.")] = "10,20,42",
@@ -132,6 +138,7 @@ def rank_command(
             open_store(store),
             names,
             method=method,
+            budget=budget,
             pool=pool,
             preset=preset,
             seeds=whole_seeds,
@@ -501,6 +508,8 @@ def _print_ranking(document: Any) -> None:
     print(f"\nRanking for {shown(document['heldout'])} by {document['method']}: {document['score_kind']}{seeds}")
     print_table(columns, rows, right=[name for name in columns if name != "session"])
     print(shown(document["verdict"]["text"]))
+    if budget := document.get("budget"):
+        print(f"spent {budget['share']:.0%} of the full procedure's cost; asked for {budget['asked']}")
     if document["truth"] and document["truth"]["spearman"] is not None:
         print(f"Agreement with the true closeness: Spearman {document['truth']['spearman']:.2f}")
 

@@ -122,9 +122,9 @@ def rows_of(question: Question, final: Mapping[str, Any] | None, pool_name: str 
 
 
 def label(document: Document) -> str:
-    """``short ×2``: a method and how many seeds its runs have."""
-    n = len(document["seeds"])
-    return str(document["method"]) + (f" ×{n}" if n else "")
+    """``short ×2``, ``halving ×2 30%``: a method, how many seeds its runs have, and its budget."""
+    n, budget = len(document["seeds"]), document.get("budget")
+    return str(document["method"]) + (f" ×{n}" if n else "") + (f" {budget['asked']}" if budget else "")
 
 
 def bench_document(

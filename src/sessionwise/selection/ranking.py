@@ -210,6 +210,8 @@ def collect(plan: Plan, sessions: SessionStore, store: RunStore, outcomes: Mappi
 def ranking_folder(study: Path, document: Mapping[str, Any]) -> Path:
     """``rankings/<held-out>/<method>-<8 hex of what was asked>`` in a study."""
     asked = {name: document[name] for name in ("method", "settings", "seeds")}
+    if document.get("budget"):
+        asked["budget"] = document["budget"]["operations"]
     asked["content"] = document["provenance"]["sessions"]
     tag = sha256_bytes(canonical_json(asked))[:8]
     return Path(study) / "rankings" / folder_name(document["heldout"]) / f"{document['method']}-{tag}"

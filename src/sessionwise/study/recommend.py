@@ -28,6 +28,7 @@ from sessionwise.io.files import canonical_json, folder_name, sealed_files, sha2
 from sessionwise.runs.launch import time_spent
 from sessionwise.runs.progress import Progress
 from sessionwise.runs.spec import RunSpec
+from sessionwise.selection.budget import Budget, parse_budget, settle_budget
 from sessionwise.selection.choosing import Chooser, TopK, find_chooser, how_many, order_of, sizes_below
 from sessionwise.selection.context import Context
 from sessionwise.selection.pool import choose_pool
@@ -45,7 +46,6 @@ from sessionwise.selection.ranking import (
     truth_of,
 )
 from sessionwise.selection.zero_training import combined, likenesses
-from sessionwise.study.budget import Budget, parse_budget, settle_budget
 from sessionwise.study.deliver import deliver as deliver_model
 from sessionwise.study.gains import LEVEL, ONE_ERROR, Arm, alone_arm, difference, set_arm, size_row
 from sessionwise.study.search import FILTER, FULL, SMALL, clearly_bad, search, small
