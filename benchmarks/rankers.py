@@ -111,7 +111,8 @@ def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
         lines += [f"\nRecommended sets, {name}: {_recommended(entry)}" for entry in document["recommended"]]
         for kind, entries in document["calibration"].items():
             shares = (
-                f"{e['method']} {e['share']:.2f} [{e['low']:.2f}, {e['high']:.2f}] (n = {e['n']})" for e in entries
+                f"{e['method']} {e['share']:.2f} [{e['low']:.2f}, {e['high']:.2f}] of {_stated(e)} (n = {e['n']})"
+                for e in entries
             )
             lines += ["", f"80 % rank intervals, {name}, {kind}: {', '.join(shares)}"]
     return "\n".join(lines)
@@ -122,6 +123,10 @@ def _recommended(entry: Mapping[str, Any]) -> str:
     span = f" [{regret['low']:+.4f}, {regret['high']:+.4f}]" if regret["low"] is not None else ""
     lots = f"lots there {entry['lots']:+.4f}, n = {regret['n']}"
     return f"{entry['method']}: cost {entry['cost_share']:.3f}, {regret['mean']:+.4f}{span} ({lots}), {entry['kinds']}"
+
+
+def _stated(entry: Mapping[str, Any]) -> str:
+    return "unknown" if entry["stated"] is None else f"{entry['stated']:.2f} stated"
 
 
 def _agreement(document: Mapping[str, Any], method: str) -> list[str]:

@@ -377,6 +377,13 @@ def test_calibration_counts_both_ends_and_has_an_exact_interval():
     assert stats.binom.cdf(3, 5, found["high"]) == pytest.approx(0.025)
 
 
+def test_what_intervals_promise_stands_beside_what_they_hold():
+    cases = [(1, 3, 1), (2, 2, 3)]
+    assert calibration(cases, [0.9, 0.8])["stated"] == pytest.approx(0.85)
+    assert calibration(cases)["stated"] is None
+    assert calibration(cases, [0.9])["stated"] is None  # known for some only: no mean of all
+
+
 def test_calibration_of_nothing_and_of_nonsense():
     assert calibration([])["share"] is None and calibration([])["reason"] == "no intervals"
     with pytest.raises(DataError, match="ends before"):

@@ -82,6 +82,9 @@ def test_bootstrap_equals_plain_loops():
     ordered = np.sort(ranks, axis=0)
     assert list(u.rank_low) == [min(r, v) for r, v in zip(u.rank, ordered[int(0.1 * 59)], strict=True)]
     assert list(u.rank_high) == [max(r, v) for r, v in zip(u.rank, ordered[math.ceil(0.9 * 59)], strict=True)]
+    inside = [[low <= r <= high for r, low, high in zip(row, u.rank_low, u.rank_high, strict=True)] for row in ranks]
+    np.testing.assert_allclose(u.rank_chance, np.mean(inside, axis=0))
+    assert (u.rank_chance >= 0.8).all()
 
 
 def test_same_generator_state_same_result_and_other_seed_other_draws():

@@ -176,9 +176,12 @@ def test_rank_intervals_are_counted_against_the_rank_on_test_trials(study):
     (full,) = [d for d in question.others if d["method"] == "full"]
     inside = sum(r["rank_low"] <= true.index(r["session"]) + 1 <= r["rank_high"] for r in full["rows"])
     (row,) = [r for r in document["rows"] if r["heldout"] == question.name and r["method"] == "full ×2"]
-    assert sum(low <= rank <= high for low, high, rank in row["inside_fresh"]) == inside
+    assert sum(low <= rank <= high for low, high, rank, _ in row["inside_fresh"]) == inside
     (entry,) = [e for e in document["calibration"]["fresh"] if e["method"] == "full ×2"]
     assert entry["n"] == 6
+    fulls = [d for q in questions(study) for d in q.others if d["method"] == "full" and len(d["seeds"]) == 2]
+    chances = [row["rank_chance"] for d in fulls for row in d["rows"]]
+    assert len(chances) == 6 and entry["stated"] == pytest.approx(sum(chances) / 6)
     assert "trials" not in {e["method"] for e in document["calibration"]["fresh"]}  # it has no intervals
 
 

@@ -201,14 +201,17 @@ def _scores(document: Document) -> dict[str, float | None]:
     return {row["session"]: row["score"] if row["state"] == "done" else None for row in document["rows"]}
 
 
-def _inside(document: Document, scores: Mapping[str, float | None]) -> list[list[int]]:
-    """(low, high, true rank) of the sessions that both have; nothing for a ranking without intervals."""
+def _inside(document: Document, scores: Mapping[str, float | None]) -> list[list[Any]]:
+    """(low, high, true rank, chance) of the sessions that both have; nothing for a ranking without intervals.
+
+    chance: what the interval promises; None in rankings of before it was kept.
+    """
     known = [row for row in done_rows(document) if scores.get(row["session"]) is not None]
     if len(known) < len(document["rows"]) or any(row["rank_low"] is None for row in known):
         return []
     by_score = sorted(known, key=lambda row: (-float(scores[row["session"]] or 0.0), row["session"]))
     true = {row["session"]: place for place, row in enumerate(by_score, start=1)}
-    return [[row["rank_low"], row["rank_high"], true[row["session"]]] for row in known]
+    return [[row["rank_low"], row["rank_high"], true[row["session"]], row.get("rank_chance")] for row in known]
 
 
 def _ceiling(question: Question) -> dict[str, Any]:
@@ -246,10 +249,12 @@ def _any(rows: Sequence[Row], name: str) -> bool:
 
 def _calibration(rows: Sequence[Row], column: str) -> list[dict[str, Any]]:
     methods = sorted({row["method"] for row in rows if row[column]})
-    return [
-        {"method": m, **fidelity.calibration(tuple(c) for row in rows if row["method"] == m for c in row[column])}
-        for m in methods
-    ]
+    found = []
+    for method in methods:
+        cases = [case for row in rows if row["method"] == method for case in row[column]]
+        chances = [chance for *_, chance in cases if chance is not None]
+        found.append({"method": method, **fidelity.calibration([(a, b, rank) for a, b, rank, _ in cases], chances)})
+    return found
 
 
 def _final_summary(finals: Sequence[Document]) -> dict[str, Any] | None:

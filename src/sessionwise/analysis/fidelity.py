@@ -218,23 +218,30 @@ def measures(rows: Iterable[Row]) -> list[str]:
     return [*(n for n in fixed if "regret" not in n), *top, *(n for n in fixed if "regret" in n)]
 
 
-def calibration(intervals: Iterable[tuple[int, int, int]], *, level: float = 0.95) -> dict[str, Any]:
+def calibration(
+    intervals: Iterable[tuple[int, int, int]], chances: Iterable[float] | None = None, *, level: float = 0.95
+) -> dict[str, Any]:
     """How often rank intervals (rank_low, rank_high, true_rank), ends included, hold the true rank.
 
     ``share`` of ``n`` with the exact interval of Clopper and Pearson (1934). It takes the cases as independent; ranks
     of one ranking are not quite (one session's gain is another's loss), so it is somewhat too narrow.
+    chances: what each interval promises (``rank_chance``); ``stated`` is their mean, which ``share`` has to equal. That
+    of 80 % intervals is higher, for ranks are whole: ends that hold 80 % of the draws mostly hold 90 % or more.
     """
     cases = [tuple(case) for case in intervals]
     if any(len(case) != 3 or case[0] > case[1] for case in cases):
         raise DataError("calibration", "an interval that ends before it begins", "(rank_low, rank_high, true_rank)")
     finite("calibration", cases)
+    promised = list(chances or ())
+    stated = rounded(float(np.mean(promised))) if promised and len(promised) == len(cases) else None
     if not cases:
-        return {"share": None, "n": 0, "inside": 0, "low": None, "high": None, "reason": "no intervals"}
+        return {"share": None, "stated": None, "n": 0, "inside": 0, "low": None, "high": None, "reason": "no intervals"}
     inside = sum(low <= rank <= high for low, high, rank in cases)
     ends = stats.binomtest(inside, len(cases)).proportion_ci(confidence_level=level, method="exact")
     share = rounded(inside / len(cases))
     return {
         "share": share,
+        "stated": stated,
         "n": len(cases),
         "inside": inside,
         "low": rounded(ends.low),

@@ -43,7 +43,8 @@ class RankUncertainty:
     """Scores and ranks of C candidates, in the order in which they were given.
 
     ``score`` (C,) bits per spike; ``seed_scores`` (C, S); ``sd`` (C,) over seeds, None with one seed;
-    ``rank`` (C,) 1 = best, ties by position; ``rank_low``, ``rank_high`` (C,) 80 % interval of the rank;
+    ``rank`` (C,) 1 = best, ties by position; ``rank_low``, ``rank_high`` (C,) 80 % interval of the rank, and
+    ``rank_chance`` (C,) the probability that the rank lies in it: ranks are whole, so it is 0.8 or more;
     ``low80``, ``high80``, ``low95``, ``high95`` (C,) intervals of the score, for comparing candidates with each other:
     the seed effect that all candidates share is not in them; ``p_top`` {k: (C,)} probability of being among the k
     best; ``seed_variance`` of one training (candidate x seed interaction), None when it is unknown (one seed or one
@@ -58,6 +59,7 @@ class RankUncertainty:
     rank: Ints
     rank_low: Ints
     rank_high: Ints
+    rank_chance: Floats
     low80: Floats
     high80: Floats
     low95: Floats
@@ -76,6 +78,7 @@ class RankUncertainty:
             "seed_scores": [float(value) for value in self.seed_scores[c]],
             "rank_low": int(self.rank_low[c]),
             "rank_high": int(self.rank_high[c]),
+            "rank_chance": float(self.rank_chance[c]),
             "low80": float(self.low80[c]),
             "high80": float(self.high80[c]),
             "low95": float(self.low95[c]),
@@ -175,14 +178,17 @@ def rank_draws(
         raise DataError("rank_draws", f"draws of shape {drawn.shape}", f"(draws, {len(values)})")
     values, drawn = np.round(values, _DECIMALS), np.round(drawn, _DECIMALS)
     rank, ranks = _ranks(values), _drawn_ranks(drawn, rng)
+    low = np.minimum(rank, np.quantile(ranks, 0.1, axis=0, method="lower"))
+    high = np.maximum(rank, np.quantile(ranks, 0.9, axis=0, method="higher"))
     low95, low80, high80, high95 = np.quantile(drawn, [0.025, 0.1, 0.9, 0.975], axis=0)
     return RankUncertainty(
         score=values,
         seed_scores=np.zeros((len(values), 0)),
         sd=None,
         rank=rank,
-        rank_low=np.minimum(rank, np.quantile(ranks, 0.1, axis=0, method="lower")),
-        rank_high=np.maximum(rank, np.quantile(ranks, 0.9, axis=0, method="higher")),
+        rank_low=low,
+        rank_high=high,
+        rank_chance=((low <= ranks) & (ranks <= high)).mean(axis=0),
         low80=low80,
         high80=high80,
         low95=low95,

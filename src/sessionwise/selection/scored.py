@@ -113,13 +113,13 @@ def _rows(found: Scores, known: Sequence[str]) -> list[dict[str, Any]]:
         return [{**drawn.row(i), **nothing} for i in range(len(known))]
     order = np.argsort(-values, kind="stable")
     rank = {int(position): at for at, position in enumerate(order, start=1)}
-    exact: dict[str, Any] = {"rank_low": None, "rank_high": None, "p_top": {}, **nothing}
+    exact: dict[str, Any] = {"rank_low": None, "rank_high": None, "rank_chance": None, "p_top": {}, **nothing}
     return [{"rank": rank[i], "score": float(value), **exact} for i, value in enumerate(values)]
 
 
 def _without(name: str, found: Scores) -> dict[str, Any]:
     state, reason = (found.reasons or {}).get(name, ("failed", "no number"))
-    nothing = dict.fromkeys(("rank", "score", "sd", "rank_low", "rank_high"))
+    nothing = dict.fromkeys(("rank", "score", "sd", "rank_low", "rank_high", "rank_chance"))
     return {**nothing, "p_top": {}, "seed_scores": [], "state": state, "reason": reason, "runs": []}
 
 

@@ -98,12 +98,16 @@ def _calibrations(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         "reference": "rank by the reference, same trials",
         "fresh": "rank by the reference's cores on test trials",
     }
-    lines = ["## How often 80 % rank intervals hold", "", "| method | rank by | share | 95 % interval | cases |"]
-    lines.append("|---|---|---:|---:|---:|")
+    lines = ["## How often 80 % rank intervals hold", ""]
+    lines.append("Stated: the chance of the intervals as they stand, which the share should equal. Ranks are whole, so")
+    lines += ["ends that hold 80 % of the draws mostly hold more.", ""]
+    lines.append("| method | rank by | share | 95 % interval | stated | cases |")
+    lines.append("|---|---|---:|---:|---:|---:|")
     for name, entries in found.items():
         for e in entries:
             interval = f"[{number(e['low'], 2)}, {number(e['high'], 2)}]"
-            lines.append(f"| {e['method']} | {title[name]} | {number(e['share'], 2)} | {interval} | {e['n']} |")
+            cells = [e["method"], title[name], number(e["share"], 2), interval, number(e["stated"], 2), str(e["n"])]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

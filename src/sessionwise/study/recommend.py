@@ -392,7 +392,9 @@ class _Answer:
             rows = [{"session": name, **drawn.row(i), "state": "done", "reason": None} for i, name in enumerate(names)]
         rows.sort(key=lambda row: row["rank"])
         ended = {name: ("left out", why) for name, why in self.bad.items()} | dict(self.climb.reasons)
-        nothing = dict.fromkeys(("rank", "score", "low80", "high80", "low95", "high95", "rank_low", "rank_high"))
+        nothing = dict.fromkeys(
+            ("rank", "score", "low80", "high80", "low95", "high95", "rank_low", "rank_high", "rank_chance")
+        )
         rows += [
             {"session": name, **nothing, "p_top": {}, "state": state, "reason": why}
             for name, (state, why) in sorted(ended.items())
