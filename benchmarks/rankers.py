@@ -7,6 +7,7 @@
     sessionwise bench-rankers FOLDER/strong-0 FOLDER/strong-1 FOLDER/strong-2 --to FOLDER/strong
     python benchmarks/rankers.py FOLDER --show strong realistic steinmetz/bench-rankers     the tables of the page
     python benchmarks/rankers.py FOLDER --recommend none --budgets 50% 15%    what `recommend` says of small pools
+    python benchmarks/rankers.py FOLDER --recommend none --generators $(seq 20 39)    of twenty others
 
 Stores and studies lie in FOLDER; nothing that is there is computed again. Rankers have the seeds 10 and 20, and 10
 alone; the reference has 42 and 77; `recommend` has 10, 20 and 30, with its defaults, with ``--choose diverse`` and with
@@ -59,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(SHIFTS)}, steinmetz")
-    parser.add_argument("--generators", type=int, nargs="+", default=list(GENERATORS))
+    parser.add_argument("--generators", type=int, nargs="+", help="of pools [0 to 2, small ones 0 to 19]")
     parser.add_argument("--recordings", type=Path, help="folder of the Steinmetz recordings")
     parser.add_argument("--methods", nargs="+", default=[*TRAINED, *ALONE, *SEVERAL])
     parser.add_argument("--budgets", nargs="+", metavar="BUDGET", help="what `recommend` says with these; no rankers")
@@ -71,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.recommend:
         for budget in options.budgets or [BUDGET]:
-            recommended(options.folder, options.recommend, budget)
+            recommended(options.folder, options.recommend, budget, options.generators or range(SMALL_POOLS))
     if options.show:
         print(
             tables({name.partition("/")[0]: read_json(options.folder / name / "bench.json") for name in options.show})
@@ -80,7 +81,7 @@ def main() -> None:
         if part == "steinmetz":
             real(options)
             continue
-        for generator in options.generators:
+        for generator in options.generators or GENERATORS:
             store = simulated_store(options.folder / "stores" / f"{part}-{generator}", part, generator)
             heldout = [name for name in store.ids if "heldout" in name]
             settings = {**SETTINGS, "split": "recorded"}
@@ -138,10 +139,10 @@ def _agreement(document: Mapping[str, Any], method: str) -> list[str]:
     return [f"{entry['cost_share']:.2f}", f"{rho['mean']:.2f}{interval}", f"{regret['mean']:.3f}"]
 
 
-def recommended(folder: Path, part: str, budget: str) -> None:
+def recommended(folder: Path, part: str, budget: str, generators: Sequence[int]) -> None:
     """`recommend` with a budget for the held-out session of each small pool: kinds, and what they are worth."""
     kinds, started = Counter[str](), time.monotonic()
-    for generator in range(SMALL_POOLS):
+    for generator in generators:
         name = f"{part}-small-{generator}"
         store = simulated_store(folder / "stores" / name, part, generator, n_pool=7, n_heldout=1)
         (target,) = (i for i in store.ids if "heldout" in i)
@@ -150,7 +151,7 @@ def recommended(folder: Path, part: str, budget: str) -> None:
         kinds[found["answer"]["kind"]] += 1
         chances = {key: found["judgement"][key] for key in ("p_equal", "p_residual", "similarity_p")}
         print(f"{name}: {found['answer']['kind']}, judged {found['judgement']['kind']}, {chances}", flush=True)
-    print(f"{part}, {budget}: {dict(kinds)} of {SMALL_POOLS} pools in {time.monotonic() - started:.0f} s")
+    print(f"{part}, {budget}: {dict(kinds)} of {len(generators)} pools in {time.monotonic() - started:.0f} s")
 
 
 def real(options: argparse.Namespace) -> None:
