@@ -104,8 +104,8 @@ def rank_command(
     method: Annotated[
         str,
         typer.Option(
-            help="full (the paper's procedure) | short | small_proxy | halving | set_regression | latent_distance"
-            " | quality | zero_training"
+            help="full (the paper's procedure) | short | small_proxy | full_shrunk | small_shrunk | halving"
+            " | set_regression | latent_distance | quality | zero_training"
             " | with several held-out sessions: matrix_completion | ensemble"
             " | controls: own_score | other_targets | trials | random"
         ),

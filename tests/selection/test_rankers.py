@@ -26,7 +26,7 @@ from sessionwise.training.presets import preset
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 HELDOUT, OTHER = "sim-heldout-0", "sim-03"
-TRAINED = ("full", "short", "small_proxy")
+TRAINED = ("full", "short", "small_proxy", "full_shrunk", "small_shrunk")
 FREE = ("latent_distance", "quality", "zero_training", "trials", "random")
 METHODS = (*TRAINED, *FREE, "own_score", "other_targets")
 ELSEWHERE = ("halving", "set_regression", "matrix_completion", "ensemble")  # they have tests of their own
@@ -68,8 +68,8 @@ def test_every_method_gives_the_same_kind_of_document(asked, method):
         assert [row["rank"] for row in document["rows"]] == [1, 2, 3]
         scores = [row["score"] for row in document["rows"]]
         assert scores == sorted(scores, reverse=True)
-        assert document["cost"]["runs"] == {"full": 16, "short": 12, "small_proxy": 12, "own_score": 6}.get(
-            method, 12 if method == "other_targets" else 0
+        assert document["cost"]["runs"] == {"full": 16, "own_score": 6}.get(
+            method, 12 if method in (*TRAINED, "other_targets") else 0
         )
 
 
@@ -94,6 +94,18 @@ def test_the_small_proxy_has_about_a_quarter_of_the_weights():
     smaller = find_ranker("small_proxy").settings(settings)
     assert (smaller.model.width, smaller.model.feedforward, smaller.model.token_width) == (48, 96, 48)
     assert smaller.train == settings.train and smaller.finetune == settings.finetune
+
+
+def test_shrunk_rankings_are_made_of_the_same_runs(asked):
+    study, found = asked
+    for method, same in (("full_shrunk", "full"), ("small_shrunk", "small_proxy")):
+        one, other = found[method][0].document, found[same][0].document
+        assert {row["session"]: row["measured"] for row in one["rows"]} == pytest.approx(found[same][0].scores)
+        assert timing(study, found[method][0])["added"]["runs"] == 0
+        assert one["cost"]["by_kind"]["pretrain"] == other["cost"]["by_kind"]["pretrain"]
+        spread = [np.ptp(list(ranking.scores.values())) for ranking in (found[method][0], found[same][0])]
+        assert spread[0] < spread[1]  # pulled together, never apart
+        assert "taken as true" in one["score_kind"]
 
 
 def test_the_scores_of_others_are_their_standardised_mean(asked):
@@ -223,7 +235,18 @@ def test_an_unknown_method_is_told_with_what_else_is_wrong(toy_store, toy_settin
 def test_the_page_names_every_method_and_its_example_works(toy_store, toy_settings, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "rankers.md").read_text()
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == [
-        *("full", "short", "small_proxy", "halving", "set_regression", "latent_distance", "quality", "zero_training"),
+        *(
+            "full",
+            "short",
+            "small_proxy",
+            "full_shrunk",
+            "small_shrunk",
+            "halving",
+            "set_regression",
+            "latent_distance",
+            "quality",
+            "zero_training",
+        ),
         *("matrix_completion", "ensemble"),
         *("own_score", "other_targets", "trials", "random"),
     ]

@@ -39,6 +39,7 @@ from sessionwise.selection.ranking import (
     study_problems,
 )
 from sessionwise.selection.set_regression import SetRegression
+from sessionwise.selection.shrunk import FullShrunk, SmallShrunk
 from sessionwise.selection.zero_training import LatentDistance, QualityRanker, ZeroTraining
 from sessionwise.training.jobs import environment
 
@@ -67,6 +68,8 @@ _OURS: tuple[type[Ranker], ...] = (
     Full,
     Short,
     SmallProxy,
+    FullShrunk,
+    SmallShrunk,
     Halving,
     SetRegression,
     LatentDistance,

@@ -1,0 +1,119 @@
+"""The procedure's scores, pulled towards what is known of the sessions without training, as far as noise demands.
+
+Same runs, same cost: only what is made of them differs (`analysis.shrinkage`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sessionwise.analysis import statistics
+from sessionwise.analysis.activity import quality
+from sessionwise.analysis.rung_scores import training_noise
+from sessionwise.analysis.shrinkage import LEAST, Shrunk, shrink
+from sessionwise.runs.spec import RunSpec
+from sessionwise.selection.context import Context
+from sessionwise.selection.procedure import Full, SmallProxy
+from sessionwise.selection.ranking import Plan, Ranking, gains_of, make_plan, missing
+from sessionwise.selection.scored import Scores, generator, ranking_by
+from sessionwise.selection.zero_training import combined, likenesses
+from sessionwise.training.presets import Settings
+
+DRAWS = 2000
+
+
+class FullShrunk:
+    """``full`` without its controls, its scores pulled by their noise towards what trials, quality, the core's own
+    score and likeness of activity predict."""
+
+    name = "full_shrunk"
+    about = "full, its scores pulled by their noise towards what trials, quality, own score and likeness predict"
+
+    def settings(self, settings: Settings) -> Settings:
+        """Those of the trainings."""
+        return Full().settings(settings)
+
+    def runs(self, target: str, pool: Sequence[str], context: Context) -> list[RunSpec]:
+        """Every run of the procedure."""
+        return self._plan(target, pool, context).specs
+
+    def rank(self, target: str, pool: Sequence[str], context: Context) -> Ranking:
+        """Rank by the posterior mean; rows hold the ``measured`` score beside it, intervals are of the posterior."""
+        plan = self._plan(target, pool, context)
+        bad = missing(plan, context.compute(plan.specs))
+        done = [name for name in pool if name not in bad]
+        values: dict[str, float | None] = dict.fromkeys(pool)
+        measured, draws, kind = {}, None, "no core was scored"
+        if done:
+            gains, spikes = gains_of(plan, context.store, done)
+            scores = statistics.bits_per_spike(gains, spikes).mean(axis=1)
+            measured = dict(zip(done, map(float, scores), strict=True))
+            values |= measured
+            kind = f"pooled bits per spike on validation trials; {len(done)} sessions are too few to pull their scores"
+        if len(done) >= LEAST:
+            found = self._shrunk(plan, done, gains, spikes, context)
+            values |= zip(done, map(float, found.mean), strict=True)
+            draws, kind = found.draws, _kind(found)
+        label = "bits per spike"
+        told = ranking_by(
+            self.name, target, Scores(values, label, kind, draws, bad, _note(plan)), context, context.seeds
+        )
+        rows = [{**row, "measured": measured.get(row["session"])} for row in told.document["rows"]]
+        return Ranking({**told.document, "rows": rows})
+
+    def _shrunk(
+        self, plan: Plan, names: Sequence[str], gains: np.ndarray, spikes: np.ndarray, context: Context
+    ) -> Shrunk:
+        rng = generator(self.name, plan.heldout, context)
+        return shrink(
+            statistics.bits_per_spike(gains, spikes).mean(axis=1),
+            statistics.score_draws(gains.mean(axis=1, keepdims=True), spikes, DRAWS, rng=rng),
+            training_noise(gains, spikes),
+            len(plan.seeds),
+            _facts(plan, names, context),
+            DRAWS,
+            rng=rng,
+        )
+
+    def _plan(self, target: str, pool: Sequence[str], context: Context) -> Plan:
+        settings = self.settings(context.settings)
+        return make_plan(context.sessions, target, pool, settings, context.seeds, self.name, controls=False)
+
+
+class SmallShrunk(FullShrunk):
+    """``small_proxy``, its scores pulled in the same way."""
+
+    name = "small_shrunk"
+    about = "small_proxy, its scores pulled by their noise towards what trials, quality, own score and likeness predict"
+
+    def settings(self, settings: Settings) -> Settings:
+        """Half of every width."""
+        return SmallProxy().settings(settings)
+
+
+def _facts(plan: Plan, names: Sequence[str], context: Context) -> dict[str, np.ndarray]:
+    """What is known of each session without a finetuning; own scores only where every core has one."""
+    found = [quality(context.counts(name)) for name in names]
+    facts = {
+        "log trials": np.array([one.log_trials for one in found]),
+        "quality": combined(found),
+        "likeness": np.array(list(likenesses(plan.heldout, names, context).values())),
+    }
+    own = [[context.store.result(plan.pretrain[name, seed].key).get("bps") for seed in plan.seeds] for name in names]
+    if all(value is not None for row in own for value in row):
+        facts["own score"] = np.array(own, dtype=np.float64).mean(axis=1)
+    return facts
+
+
+def _kind(found: Shrunk) -> str:
+    return (
+        f"posterior mean of bits per spike on validation trials: {found.kept:.0%} of what scores vary by is taken as "
+        f"true, and {found.by_facts:.0%} of that as following trials, quality, own score and likeness of activity"
+    )
+
+
+def _note(plan: Plan) -> str:
+    noise = " One seed: the noise of a training is a guess." if len(plan.seeds) == 1 else ""
+    return f"No baseline was trained: how much pretraining helps, the full procedure tells (--method full).{noise}"
