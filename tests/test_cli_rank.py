@@ -100,6 +100,8 @@ def test_asked_to_stop_it_says_how_to_go_on(toy_store, toy_settings, tmp_path):
         (["--heldout", HELDOUT, "--seeds", "10,10"], 2, "distinct"),
         (["--heldout", HELDOUT, "--pool", "subject == nobody"], 2, "no session is left"),
         (["--heldout", HELDOUT, "--on", "moon"], 2, "moon"),
+        (["--heldout", HELDOUT, "--budget", "lots"], 2, "For example --budget 30%"),
+        (["--heldout", HELDOUT, "--preset", "tiny", "--budget", "3%"], 2, "full takes"),
         (["--heldout", ","], 2, "--heldout"),
         (["--heldout", HELDOUT, "--pool", f"sim-00,{HELDOUT}", "--set", "train.lr=-1"], 6, "LEAK"),
     ],
