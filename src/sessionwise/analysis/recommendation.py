@@ -63,7 +63,19 @@ _STAGE = {"name", "cost", "left"}
 
 # Everything the page reads from a part; what an entry lacks is unknown, as if it were None.
 _ROW_FIELDS = ("rank", "session", "chosen", "score", "low80", "high80", "rank_low", "rank_high")
-_ROW_FACTS = ("n_trials", "n_units", "similarity", "quality", "stage", "state", "reason", "subject", "lab", "date")
+_ROW_FACTS = (
+    "measured",
+    "n_trials",
+    "n_units",
+    "similarity",
+    "quality",
+    "stage",
+    "state",
+    "reason",
+    "subject",
+    "lab",
+    "date",
+)
 _COST = ("runs", "steps", "tokens", "operations")
 _BUDGET = ("asked", "operations", "full_operations", "spent_operations", "share", "seconds")
 _JUDGEMENT = ("kind", "p_equal", "p_residual", "similarity_rho", "similarity_p", "covariates", "text")

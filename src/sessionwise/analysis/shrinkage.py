@@ -141,16 +141,16 @@ class _Model:
         inverse = cho_solve(factor, np.eye(n))
         ones = inverse.sum(axis=1)
         precision = float(ones.sum())
-        level = float(ones @ self.score) / precision
-        rest = self.score - level
+        level = np.outer(np.ones(n), ones / precision)  # (C, C): takes scores to their level, by least squares
+        rest = self.score - level @ self.score
         half = 0.5 * float(rest @ inverse @ rest) + float(np.log(np.diag(factor[0])).sum()) + 0.5 * math.log(precision)
-        # The level is estimated from the same scores: its error is that of all, and cancels between sessions.
-        reach = np.eye(n) - prior @ inverse
-        covariance = prior - prior @ inverse @ prior + np.outer(reach.sum(axis=1), reach.sum(axis=1)) / precision
-        scale = float(np.diag(covariance).max())
-        root = np.linalg.cholesky((covariance + covariance.T) / 2 + 1e-9 * scale * np.eye(n))
+        gain = level + prior @ inverse @ (np.eye(n) - level)  # the posterior mean is gain @ score, for any level
+        missed = np.eye(n) - gain
+        covariance = missed @ prior @ missed.T + gain @ noise @ gain.T
+        size, axes = np.linalg.eigh((covariance + covariance.T) / 2)
+        root = axes * np.sqrt(np.maximum(size, 0.0))
         parts = facts, own, float(np.trace(noise)) / n
-        return _Point(log_chance - half, level + prior @ inverse @ rest, root, parts)
+        return _Point(log_chance - half, gain @ self.score, root, parts)
 
 
 def _log_chance(noise: Noise, times: float) -> float:

@@ -5,12 +5,12 @@ Same runs, same cost: only what is made of them differs (`analysis.shrinkage`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from sessionwise.analysis import statistics
-from sessionwise.analysis.activity import quality
+from sessionwise.analysis.activity import kernels, quality, similarity
 from sessionwise.analysis.rung_scores import training_noise
 from sessionwise.analysis.shrinkage import LEAST, Shrunk, shrink
 from sessionwise.runs.spec import RunSpec
@@ -18,7 +18,7 @@ from sessionwise.selection.context import Context
 from sessionwise.selection.procedure import Full, SmallProxy
 from sessionwise.selection.ranking import Plan, Ranking, gains_of, make_plan, missing
 from sessionwise.selection.scored import Scores, generator, ranking_by
-from sessionwise.selection.zero_training import combined, likenesses
+from sessionwise.selection.zero_training import combined
 from sessionwise.training.presets import Settings
 
 DRAWS = 2000
@@ -55,7 +55,7 @@ class FullShrunk:
         if len(done) >= LEAST:
             found = self._shrunk(plan, done, gains, spikes, context)
             values |= zip(done, map(float, found.mean), strict=True)
-            draws, kind = found.draws, _kind(found)
+            draws, kind = found.draws, shrunk_words(found)
         label = "bits per spike"
         told = ranking_by(
             self.name, target, Scores(values, label, kind, draws, bad, _note(plan)), context, context.seeds
@@ -67,12 +67,13 @@ class FullShrunk:
         self, plan: Plan, names: Sequence[str], gains: np.ndarray, spikes: np.ndarray, context: Context
     ) -> Shrunk:
         rng = generator(self.name, plan.heldout, context)
+        cores = {name: [plan.pretrain[name, seed] for seed in plan.seeds] for name in names}
         return shrink(
             statistics.bits_per_spike(gains, spikes).mean(axis=1),
             statistics.score_draws(gains.mean(axis=1, keepdims=True), spikes, DRAWS, rng=rng),
             training_noise(gains, spikes),
             len(plan.seeds),
-            _facts(plan, names, context),
+            free_facts(plan.heldout, names, cores, context),
             DRAWS,
             rng=rng,
         )
@@ -93,21 +94,29 @@ class SmallShrunk(FullShrunk):
         return SmallProxy().settings(settings)
 
 
-def _facts(plan: Plan, names: Sequence[str], context: Context) -> dict[str, np.ndarray]:
-    """What is known of each session without a finetuning; own scores only where every core has one."""
+def free_facts(
+    target: str, names: Sequence[str], cores: Mapping[str, Sequence[RunSpec]], context: Context
+) -> dict[str, np.ndarray]:
+    """What is known of each session without a finetuning, each (C,): log trials, quality, likeness, own score.
+
+    cores: the pretrainings of each session; their own scores count only where every one has one. Of the held-out
+    session only training trials are looked at: no trial that judges a choice takes part in it this way.
+    """
     found = [quality(context.counts(name)) for name in names]
+    own = kernels(context.load(target).counts("train"))
     facts = {
         "log trials": np.array([one.log_trials for one in found]),
         "quality": combined(found),
-        "likeness": np.array(list(likenesses(plan.heldout, names, context).values())),
+        "likeness": np.array([similarity(own, context.kernels(name)) for name in names]),
     }
-    own = [[context.store.result(plan.pretrain[name, seed].key).get("bps") for seed in plan.seeds] for name in names]
-    if all(value is not None for row in own for value in row):
-        facts["own score"] = np.array(own, dtype=np.float64).mean(axis=1)
+    own_scores = [[context.store.result(core.key).get("bps") for core in cores[name]] for name in names]
+    if all(value is not None for row in own_scores for value in row):
+        facts["own score"] = np.array(own_scores, dtype=np.float64).mean(axis=1)
     return facts
 
 
-def _kind(found: Shrunk) -> str:
+def shrunk_words(found: Shrunk) -> str:
+    """What was made of the scores, in a sentence."""
     return (
         f"posterior mean of bits per spike on validation trials: {found.kept:.0%} of what scores vary by is taken as "
         f"true, and {found.by_facts:.0%} of that as following trials, quality, own score and likeness of activity"

@@ -45,9 +45,11 @@ from sessionwise.selection.ranking import (
     study_problems,
     truth_of,
 )
+from sessionwise.selection.shrunk import shrunk_words
 from sessionwise.selection.zero_training import combined, likenesses
 from sessionwise.study.deliver import deliver as deliver_model
 from sessionwise.study.gains import LEVEL, ONE_ERROR, Arm, alone_arm, difference, set_arm, size_row
+from sessionwise.study.pulling import Pulled
 from sessionwise.study.search import FILTER, FULL, SMALL, clearly_bad, search, small
 from sessionwise.training.jobs import environment
 from sessionwise.training.presets import Settings
@@ -58,6 +60,7 @@ THESE, ALONE, EVERYTHING = "these sessions", "the recording alone", "all of the 
 OTHERS = (ALONE, EVERYTHING)
 USE = "frozen core, new stitchers"
 SIZING, GAINS = "how many", "gains"
+MEASURED = "bits per spike on validation trials"
 UNPAID = "the rest of the budget does not pay for it"
 
 
@@ -167,7 +170,8 @@ class _Answer:
         self.climb = search(target, left, self.k, budget.operations, context, sizes)
         self.spent = sum(stage.operations for stage in self.climb.stages)
         self.known = {spec.key for stage in self.climb.stages for spec in stage.specs}
-        self.scores = {name: value for name, value in self.climb.values.items() if value is not None}
+        self.pulled = Pulled(target, self.climb, context)
+        self.scores = self.pulled.scores
         self.order = order_of(chooser, self.scores, context)
         self.stages = self._searched(left)
         self.judgement = self._judged()
@@ -208,6 +212,7 @@ class _Answer:
             "n_validation_trials": len(data.split.validation),
             "settings": settings.model_dump(),
             "score_label": "bits per spike",
+            "score_kind": shrunk_words(self.pulled.whole) if self.pulled.whole else MEASURED,
             "closeness": (truth_of(self.target, context.sessions, rows) or {"closeness": None})["closeness"],
             **self._origin(specs),
         }
@@ -227,14 +232,14 @@ class _Answer:
         return entries
 
     def _judged(self) -> Judgement:
-        names = list(self.scores)
+        names = list(self.pulled.measured)
         facts = {"log trials": [self.qualities[name].log_trials for name in names], "quality": self._qualities(names)}
         if len(self.context.load(self.target).split.validation) < MIN_TRIALS_TO_JUDGE:
             text = f"Fewer than {MIN_TRIALS_TO_JUDGE} validation trials: nothing is told apart."
             return Judgement("not judged", text)
         draws = np.zeros((1, 0)) if self.climb.draws is None else self.climb.draws
         near = [self.likeness[name] for name in names]
-        return judge(list(self.scores.values()), draws, facts, near, noise_known=self.climb.noise_known)
+        return judge(list(self.pulled.measured.values()), draws, facts, near, noise_known=self.climb.noise_known)
 
     def _qualities(self, names: Sequence[str]) -> list[float]:
         return combined([self.qualities[name] for name in names]).tolist() if names else []
@@ -276,7 +281,7 @@ class _Answer:
     def _crossed(self) -> tuple[list[str], list[str]]:
         """The order for each half of the trials, chosen by the other one."""
         first = choosing_half(len(self.climb.spikes))
-        a, b = (order_of(self.chooser, self.climb.on(half), self.context) for half in (~first, first))
+        a, b = (order_of(self.chooser, self.pulled.on(half), self.context) for half in (~first, first))
         return a, b
 
     def _sized(self, sizes: Sequence[int]) -> dict[str, Any]:
@@ -386,14 +391,18 @@ class _Answer:
         """One a session of the pool, best first, without a score last."""
         names, rows = list(self.scores), []
         goods = dict(zip(self.pool, self._qualities(self.pool), strict=True))
-        if self.climb.draws is not None:
+        if (draws := self.pulled.draws) is not None:
             values, rng = list(self.scores.values()), np.random.default_rng(0)
-            drawn = statistics.rank_draws(values, self.climb.draws, rng=rng, ks={1, 3, self.k})
-            rows = [{"session": name, **drawn.row(i), "state": "done", "reason": None} for i, name in enumerate(names)]
+            drawn = statistics.rank_draws(values, draws, rng=rng, ks={1, 3, self.k})
+            done: dict[str, Any] = {"state": "done", "reason": None}
+            rows = [
+                {"session": name, **drawn.row(i), **done, "measured": self.pulled.measured[name]}
+                for i, name in enumerate(names)
+            ]
         rows.sort(key=lambda row: row["rank"])
         ended = {name: ("left out", why) for name, why in self.bad.items()} | dict(self.climb.reasons)
         nothing = dict.fromkeys(
-            ("rank", "score", "low80", "high80", "low95", "high95", "rank_low", "rank_high", "rank_chance")
+            ("rank", "score", "measured", "low80", "high80", "low95", "high95", "rank_low", "rank_high", "rank_chance")
         )
         rows += [
             {"session": name, **nothing, "p_top": {}, "state": state, "reason": why}
