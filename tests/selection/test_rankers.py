@@ -12,7 +12,7 @@ import pytest
 from sessionwise import cli
 from sessionwise.analysis.activity import kernels, similarity
 from sessionwise.analysis.report import report_of_study
-from sessionwise.analysis.summary import check_ranking, require_finite
+from sessionwise.analysis.summary import GUESSED, check_ranking, require_finite, summarise
 from sessionwise.data.session import make_session
 from sessionwise.data.splits import make_split
 from sessionwise.data.store import create_store, open_store
@@ -105,7 +105,12 @@ def test_shrunk_rankings_are_made_of_the_same_runs(asked):
         assert one["cost"]["by_kind"]["pretrain"] == other["cost"]["by_kind"]["pretrain"]
         spread = [np.ptp(list(ranking.scores.values())) for ranking in (found[method][0], found[same][0])]
         assert spread[0] < spread[1]  # pulled together, never apart
-        assert "taken as true" in one["score_kind"]
+        assert "taken as true" in one["score_kind"] and one["noise_guessed"] is False
+
+
+def test_with_one_seed_the_noise_of_a_shrunk_ranking_is_a_guess_and_said_to_be(toy_store, toy_settings, tmp_path):
+    (found,) = ask(toy_store, tmp_path / "study", toy_settings, "small_shrunk", (HELDOUT,), seeds=(10,))
+    assert found.document["noise_guessed"] is True and summarise(found.document)["one_seed"] == GUESSED
 
 
 def test_the_scores_of_others_are_their_standardised_mean(asked):

@@ -92,6 +92,8 @@ def test_a_budget_for_small_cores_alone_buys_an_order_and_says_so(toy_store, toy
     assert one.kind == "not judged" and one.document["seeds"] == [10] and len(one.sessions) == 2
     (stage,) = (stage for stage in one.document["stages"] if stage["name"] == SMALL)
     assert "noise between trainings unknown: the budget does not pay for it" in stage["about"]
+    assert one.document["noise_guessed"] and not found.document["noise_guessed"]
+    assert "in the intervals as a guess" in (one.folder / "index.html").read_text()
     with pytest.raises(UsageError, match=r"--budget.*small cores for 4 sessions"):
         ask(toy_store, tmp_path / "study", toy_settings, "1%")
 

@@ -22,7 +22,7 @@ from sessionwise.analysis import pages, recommendation_figures
 from sessionwise.analysis.checks import require_parts
 from sessionwise.analysis.pages import drop_old_files, environments, flat, write_figure, write_page
 from sessionwise.analysis.recommendation_figures import MEASURED, PREDICTED, gain_labels
-from sessionwise.analysis.summary import NOT_JUDGED, ONE_SEED, has_one_seed, require_finite
+from sessionwise.analysis.summary import NOT_JUDGED, has_one_seed, one_seed_words, require_finite
 from sessionwise.analysis.tables import safe_cell
 from sessionwise.analysis.trial_splits import WORDS, ranking_split
 from sessionwise.errors import DataError
@@ -214,7 +214,7 @@ def _one_seed(document: Recommendation) -> str:
     probes = [stage.get("probe") or {} for stage in document["stages"]]
     measured = [len(probe["sessions"]) for probe in probes if probe.get("variance") is not None]
     if not measured:
-        return ONE_SEED
+        return one_seed_words(document)
     return (
         f"one seed: the noise between trainings was measured on {measured[0]} sessions, which intervals of scores and "
         f"ranks count; those of gains count trials only"

@@ -29,6 +29,7 @@ _ROW = {"session", "state", "score", "rank", "reason", "seed_scores", "p_top", "
 # What one seed allows to say.
 NOT_JUDGED = "not judged: one seed"
 ONE_SEED = "one seed: intervals count trials only; the noise between trainings is unknown, use two or more seeds"
+GUESSED = "one seed: the noise between trainings is unknown, and in the intervals as a guess; use two or more seeds"
 # Of the band by chance; its own generator, so that the same rankings give the same band.
 _BAND_SEED = 0
 
@@ -60,7 +61,7 @@ def summarise(ranking: Ranking) -> dict[str, Any]:
         "n_diverged": sum(row["state"] == "diverged" for row in ranking["rows"]),
         "n_failed": sum(row["state"] not in ("done", "diverged") for row in ranking["rows"]),
         "best": best_core(done),
-        "one_seed": ONE_SEED if has_one_seed(ranking) else None,
+        "one_seed": one_seed_words(ranking) if has_one_seed(ranking) else None,
         "split": ranking_split(ranking),
         "controls_without_score": _controls_without_score(ranking),
         "against": [_against(ranking, *names) for names in _AGAINST],
@@ -85,6 +86,11 @@ def missing_rows(ranking: Ranking) -> list[Row]:
 def has_one_seed(ranking: Ranking) -> bool:
     """Whether the noise between trainings is unknown, so that no difference may be called one."""
     return len(ranking["seeds"]) == 1
+
+
+def one_seed_words(document: Mapping[str, Any]) -> str:
+    """What intervals of one seed leave out, for a ranking or a recommendation."""
+    return GUESSED if document.get("noise_guessed") else ONE_SEED
 
 
 def best_core(done: Sequence[Row]) -> dict[str, Any] | None:

@@ -61,7 +61,7 @@ class FullShrunk:
             self.name, target, Scores(values, label, kind, draws, bad, _note(plan)), context, context.seeds
         )
         rows = [{**row, "measured": measured.get(row["session"])} for row in told.document["rows"]]
-        return Ranking({**told.document, "rows": rows})
+        return Ranking({**told.document, "rows": rows, "noise_guessed": draws is not None and len(context.seeds) == 1})
 
     def _shrunk(
         self, plan: Plan, names: Sequence[str], gains: np.ndarray, spikes: np.ndarray, context: Context

@@ -213,6 +213,7 @@ class _Answer:
             "settings": settings.model_dump(),
             "score_label": "bits per spike",
             "score_kind": shrunk_words(self.pulled.whole) if self.pulled.whole else MEASURED,
+            "noise_guessed": self.pulled.whole is not None and not self.climb.noise_known,
             "closeness": (truth_of(self.target, context.sessions, rows) or {"closeness": None})["closeness"],
             **self._origin(specs),
         }
