@@ -11,7 +11,7 @@ import pytest
 
 from sessionwise import cli
 from sessionwise.analysis.activity import kernels, similarity
-from sessionwise.analysis.report import report_of_study
+from sessionwise.analysis.report import report_of_study, write_report
 from sessionwise.analysis.summary import GUESSED, check_ranking, require_finite, summarise
 from sessionwise.data.session import make_session
 from sessionwise.data.splits import make_split
@@ -111,6 +111,15 @@ def test_shrunk_rankings_are_made_of_the_same_runs(asked):
 def test_with_one_seed_the_noise_of_a_shrunk_ranking_is_a_guess_and_said_to_be(toy_store, toy_settings, tmp_path):
     (found,) = ask(toy_store, tmp_path / "study", toy_settings, "small_shrunk", (HELDOUT,), seeds=(10,))
     assert found.document["noise_guessed"] is True and summarise(found.document)["one_seed"] == GUESSED
+
+
+def test_pages_say_whether_a_core_was_tried(asked, tmp_path):
+    _, found = asked
+    for method, tried in (("quality", False), ("small_shrunk", True)):
+        write_report(tmp_path / method, [found[method][0].document])
+        page = (tmp_path / method / "index.html").read_text()
+        assert ("No core was tried on the held-out session: there is no noise ceiling" in page) is not tried
+        assert ("No noise ceiling: these scores are not the means of single seeds" in page) is tried
 
 
 def test_the_scores_of_others_are_their_standardised_mean(asked):
