@@ -148,7 +148,7 @@ class _Model:
         missed = np.eye(n) - gain
         covariance = missed @ prior @ missed.T + gain @ noise @ gain.T
         size, axes = np.linalg.eigh((covariance + covariance.T) / 2)
-        root = axes * np.sqrt(np.maximum(size, 0.0))
+        root = (axes * np.sqrt(np.maximum(size, 0.0))) @ axes.T  # the one symmetric root, whatever signs axes have
         parts = facts, own, float(np.trace(noise)) / n
         return _Point(log_chance - half, gain @ self.score, root, parts)
 
