@@ -104,7 +104,7 @@ def test_shrunk_rankings_are_made_of_the_same_runs(asked):
         assert timing(study, found[method][0])["added"]["runs"] == 0
         assert one["cost"]["by_kind"]["pretrain"] == other["cost"]["by_kind"]["pretrain"]
         spread = [np.ptp(list(ranking.scores.values())) for ranking in (found[method][0], found[same][0])]
-        assert spread[0] < spread[1]  # pulled together, never apart
+        assert spread[0] < spread[1]  # shrunk together, never apart
         assert "taken as true" in one["score_kind"] and one["noise_guessed"] is False
 
 

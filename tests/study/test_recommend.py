@@ -53,8 +53,8 @@ def test_the_document_is_whole_and_lies_beside_its_page(rich):
     assert rich.kind in ("sessions", "unexplained", "size only", "no difference", "alone", "everything")
     assert stored["seeds"] == [10, 20]
     assert "taken as true" in stored["score_kind"] and "taken as true" in (rich.folder / "index.html").read_text()
-    pulled, measured = ([row[name] for row in stored["rows"]] for name in ("score", "measured"))
-    assert pulled == sorted(pulled, reverse=True) and 0 < np.ptp(pulled) < np.ptp(measured)
+    shrunk, measured = ([row[name] for row in stored["rows"]] for name in ("score", "measured"))
+    assert shrunk == sorted(shrunk, reverse=True) and 0 < np.ptp(shrunk) < np.ptp(measured)
 
 
 def test_gains_are_measured_when_they_can_be_paid(rich):

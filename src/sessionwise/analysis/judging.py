@@ -107,9 +107,9 @@ def likeness_test(rest: Floats, likeness: Floats, n_facts: int = 0) -> tuple[flo
 
     n_facts: how many independent facts were regressed out of both. What is left of C values then has C - 1 - n_facts
     degrees of freedom, and correlations by chance have the variance 1 / (C - 1 - n_facts): by Student's t with one
-    degree less, as for a partial correlation (Fisher, 1924). Permuting the rest as if all C values were free calls 9 %
-    of unrelated pools of seven alike at a nominal 5 %, and 7 % of ten. No chance is given as rarer than the best order
-    of the free values, which is what t makes of a perfect correlation.
+    degree less, as for a partial correlation (Fisher, 1924). As if all C values were free, twice as many unrelated
+    pools of seven would be called alike (`tests/analysis/test_judging.py`). No chance is given as rarer than the best
+    order of the free values, which is what t makes of a perfect correlation.
     """
     a, b = stats.rankdata(np.round(rest, 12)), stats.rankdata(likeness)
     a, b = a - a.mean(), b - b.mean()

@@ -1,4 +1,4 @@
-"""Noisy scores of a pool, pulled towards what facts about its sessions predict, as far as their noise demands.
+"""Noisy scores of a pool, shrunk towards what facts about its sessions predict, as far as their noise demands.
 
 Legend: C sessions, F facts, S seeds, B draws.
 
@@ -48,7 +48,7 @@ LEAST = 3  # sessions
 @dataclass(frozen=True, eq=False)
 class Shrunk:
     """``mean`` (C,) and ``draws`` (B, C) of the true scores, bits per spike. ``kept``: share of the variance of a score
-    that is true, by the model: 1 where nothing was pulled. ``by_facts``: share of the true variance that facts explain.
+    that is true, by the model: 1 where nothing was shrunk. ``by_facts``: share of the true variance that facts explain.
     """
 
     mean: Floats

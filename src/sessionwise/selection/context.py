@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sessionwise.analysis.activity import Kernels, kernels
+from sessionwise.analysis.activity import Kernels, Quality, kernels, quality
 from sessionwise.data.splits import SessionData
 from sessionwise.data.store import SessionStore
 from sessionwise.runs.launch import Outcome, execute, pending
@@ -48,6 +48,7 @@ class Context:
     def __post_init__(self) -> None:
         self.store = RunStore(self.study / "runs")
         self._kernels: dict[str, Kernels] = {}
+        self._qualities: dict[str, Quality] = {}
 
     def compute(self, specs: Iterable[RunSpec]) -> Mapping[str, Outcome]:
         """Make sure that runs are settled: key -> Outcome, of these and of all before. What is stored is not repeated.
@@ -89,3 +90,9 @@ class Context:
         if session not in self._kernels:
             self._kernels[session] = kernels(self.counts(session))
         return self._kernels[session]
+
+    def quality(self, session: str) -> Quality:
+        """How much signal the session carries, from those trials; measured once for all who ask."""
+        if session not in self._qualities:
+            self._qualities[session] = quality(self.counts(session))
+        return self._qualities[session]

@@ -1,4 +1,4 @@
-"""The procedure's scores, pulled towards what is known of the sessions without training, as far as noise demands.
+"""The procedure's scores, shrunk towards what is known of the sessions without training, as far as noise demands.
 
 Same runs, same cost: only what is made of them differs (`analysis.shrinkage`).
 """
@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sessionwise.analysis import statistics
-from sessionwise.analysis.activity import kernels, quality, similarity
+from sessionwise.analysis.activity import kernels, similarity
 from sessionwise.analysis.rung_scores import training_noise
 from sessionwise.analysis.shrinkage import LEAST, Shrunk, shrink
 from sessionwise.runs.spec import RunSpec
 from sessionwise.selection.context import Context
 from sessionwise.selection.procedure import Full, SmallProxy
-from sessionwise.selection.ranking import Plan, Ranking, gains_of, make_plan, missing
+from sessionwise.selection.ranking import Plan, Ranking, gains_of, missing
 from sessionwise.selection.scored import Scores, generator, ranking_by
 from sessionwise.selection.zero_training import combined
 from sessionwise.training.presets import Settings
@@ -24,20 +24,13 @@ from sessionwise.training.presets import Settings
 DRAWS = 2000
 
 
-class FullShrunk:
-    """``full`` without its controls, its scores pulled by their noise towards what trials, quality, the core's own
+class FullShrunk(Full):
+    """``full`` without its controls, its scores shrunk by their noise towards what trials, quality, the core's own
     score and likeness of activity predict."""
 
     name = "full_shrunk"
-    about = "full, its scores pulled by their noise towards what trials, quality, own score and likeness predict"
-
-    def settings(self, settings: Settings) -> Settings:
-        """Those of the trainings."""
-        return Full().settings(settings)
-
-    def runs(self, target: str, pool: Sequence[str], context: Context) -> list[RunSpec]:
-        """Every run of the procedure."""
-        return self._plan(target, pool, context).specs
+    about = "full, its scores shrunk by their noise towards what trials, quality, own score and likeness predict"
+    controls = False
 
     def rank(self, target: str, pool: Sequence[str], context: Context) -> Ranking:
         """Rank by the posterior mean; rows hold the ``measured`` score beside it, intervals are of the posterior."""
@@ -51,7 +44,7 @@ class FullShrunk:
             scores = statistics.bits_per_spike(gains, spikes).mean(axis=1)
             measured = dict(zip(done, map(float, scores), strict=True))
             values |= measured
-            kind = f"pooled bits per spike on validation trials; {len(done)} sessions are too few to pull their scores"
+            kind = f"pooled bits per spike on validation trials; {len(done)} sessions are too few to shrink scores"
         if len(done) >= LEAST:
             found = self._shrunk(plan, done, gains, spikes, context)
             values |= zip(done, map(float, found.mean), strict=True)
@@ -78,19 +71,15 @@ class FullShrunk:
             rng=rng,
         )
 
-    def _plan(self, target: str, pool: Sequence[str], context: Context) -> Plan:
-        settings = self.settings(context.settings)
-        return make_plan(context.sessions, target, pool, settings, context.seeds, self.name, controls=False)
-
 
 class SmallShrunk(FullShrunk):
-    """``small_proxy``, its scores pulled in the same way."""
+    """``small_proxy``, its scores shrunk in the same way."""
 
     name = "small_shrunk"
-    about = "small_proxy, its scores pulled by their noise towards what trials, quality, own score and likeness predict"
+    about = "small_proxy, its scores shrunk by their noise towards what trials, quality, own score and likeness predict"
 
     def settings(self, settings: Settings) -> Settings:
-        """Half of every width."""
+        """Those of ``small_proxy``."""
         return SmallProxy().settings(settings)
 
 
@@ -102,7 +91,7 @@ def free_facts(
     cores: the pretrainings of each session; their own scores count only where every one has one. Of the held-out
     session only training trials are looked at: no trial that judges a choice takes part in it this way.
     """
-    found = [quality(context.counts(name)) for name in names]
+    found = [context.quality(name) for name in names]
     own = kernels(context.load(target).counts("train"))
     facts = {
         "log trials": np.array([one.log_trials for one in found]),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sessionwise.analysis.activity import Quality, bootstrap_kernels, quality, similarity
+from sessionwise.analysis.activity import Quality, bootstrap_kernels, similarity
 from sessionwise.selection.context import Context
 from sessionwise.selection.ranking import Ranking
 from sessionwise.selection.scored import Scores, Untrained, generator, ranking_by, standard
@@ -92,7 +92,7 @@ def similarities(target: str, pool: Sequence[str], context: Context) -> tuple[di
 
 def qualities(pool: Sequence[str], context: Context) -> np.ndarray:
     """(C,) quality of each session of the pool, relative to the others."""
-    return combined([quality(context.counts(name)) for name in pool])
+    return combined([context.quality(name) for name in pool])
 
 
 def combined(found: Sequence[Quality]) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sessionwise.analysis import statistics
-from sessionwise.analysis.activity import Quality, quality
+from sessionwise.analysis.activity import Quality
 from sessionwise.analysis.judging import Judgement, judge
 from sessionwise.analysis.pictures import find_picture, keep_picture
 from sessionwise.analysis.recommendation import JSON_FILE, SCHEMA, write_recommendation
@@ -49,8 +49,8 @@ from sessionwise.selection.shrunk import shrunk_words
 from sessionwise.selection.zero_training import combined, likenesses
 from sessionwise.study.deliver import deliver as deliver_model
 from sessionwise.study.gains import LEVEL, ONE_ERROR, Arm, alone_arm, difference, set_arm, size_row
-from sessionwise.study.pulling import Pulled
 from sessionwise.study.search import FILTER, FULL, SMALL, clearly_bad, search, small
+from sessionwise.study.shrinking import ShrunkScores
 from sessionwise.training.jobs import environment
 from sessionwise.training.presets import Settings
 
@@ -162,7 +162,7 @@ class _Answer:
     ) -> None:
         self.target, self.pool, self.budget, self.context, self.chooser = target, pool, budget, context, chooser
         self.k = min(k if isinstance(k, int) else K, len(pool))
-        self.qualities: dict[str, Quality] = {name: quality(context.counts(name)) for name in pool}
+        self.qualities: dict[str, Quality] = {name: context.quality(name) for name in pool}
         self.likeness = likenesses(target, pool, context)
         self.bad = clearly_bad(pool, self.qualities)
         left = [name for name in pool if name not in self.bad]
@@ -170,8 +170,8 @@ class _Answer:
         self.climb = search(target, left, self.k, budget.operations, context, sizes)
         self.spent = sum(stage.operations for stage in self.climb.stages)
         self.known = {spec.key for stage in self.climb.stages for spec in stage.specs}
-        self.pulled = Pulled(target, self.climb, context)
-        self.scores = self.pulled.scores
+        self.shrunk = ShrunkScores(target, self.climb, context)
+        self.scores = self.shrunk.scores
         self.order = order_of(chooser, self.scores, context)
         self.stages = self._searched(left)
         self.judgement = self._judged()
@@ -212,8 +212,8 @@ class _Answer:
             "n_validation_trials": len(data.split.validation),
             "settings": settings.model_dump(),
             "score_label": "bits per spike",
-            "score_kind": shrunk_words(self.pulled.whole) if self.pulled.whole else MEASURED,
-            "noise_guessed": self.pulled.whole is not None and not self.climb.noise_known,
+            "score_kind": shrunk_words(self.shrunk.whole) if self.shrunk.whole else MEASURED,
+            "noise_guessed": self.shrunk.whole is not None and not self.climb.noise_known,
             "closeness": (truth_of(self.target, context.sessions, rows) or {"closeness": None})["closeness"],
             **self._origin(specs),
         }
@@ -233,14 +233,14 @@ class _Answer:
         return entries
 
     def _judged(self) -> Judgement:
-        names = list(self.pulled.measured)
+        names = list(self.shrunk.measured)
         facts = {"log trials": [self.qualities[name].log_trials for name in names], "quality": self._qualities(names)}
         if len(self.context.load(self.target).split.validation) < MIN_TRIALS_TO_JUDGE:
             text = f"Fewer than {MIN_TRIALS_TO_JUDGE} validation trials: nothing is told apart."
             return Judgement("not judged", text)
         draws = np.zeros((1, 0)) if self.climb.draws is None else self.climb.draws
         near = [self.likeness[name] for name in names]
-        return judge(list(self.pulled.measured.values()), draws, facts, near, noise_known=self.climb.noise_known)
+        return judge(list(self.shrunk.measured.values()), draws, facts, near, noise_known=self.climb.noise_known)
 
     def _qualities(self, names: Sequence[str]) -> list[float]:
         return combined([self.qualities[name] for name in names]).tolist() if names else []
@@ -282,7 +282,7 @@ class _Answer:
     def _crossed(self) -> tuple[list[str], list[str]]:
         """The order for each half of the trials, chosen by the other one."""
         first = choosing_half(len(self.climb.spikes))
-        a, b = (order_of(self.chooser, self.pulled.on(half), self.context) for half in (~first, first))
+        a, b = (order_of(self.chooser, self.shrunk.on(half), self.context) for half in (~first, first))
         return a, b
 
     def _sized(self, sizes: Sequence[int]) -> dict[str, Any]:
@@ -392,12 +392,12 @@ class _Answer:
         """One a session of the pool, best first, without a score last."""
         names, rows = list(self.scores), []
         goods = dict(zip(self.pool, self._qualities(self.pool), strict=True))
-        if (draws := self.pulled.draws) is not None:
+        if (draws := self.shrunk.draws) is not None:
             values, rng = list(self.scores.values()), np.random.default_rng(0)
             drawn = statistics.rank_draws(values, draws, rng=rng, ks={1, 3, self.k})
             done: dict[str, Any] = {"state": "done", "reason": None}
             rows = [
-                {"session": name, **drawn.row(i), **done, "measured": self.pulled.measured[name]}
+                {"session": name, **drawn.row(i), **done, "measured": self.shrunk.measured[name]}
                 for i, name in enumerate(names)
             ]
         rows.sort(key=lambda row: row["rank"])

@@ -1,4 +1,4 @@
-"""The scores of a climb, pulled by their noise towards what is known of the sessions without a finetuning.
+"""The scores of a climb, shrunk by their noise towards what is known of the sessions without a finetuning.
 
 A small budget pays one small core a session, whose noise is as large as what sessions differ by on the real recordings
 tried (`docs/results/rankers.md`); what is chosen by such scores alone is chosen by luck.
@@ -19,8 +19,8 @@ from sessionwise.selection.scored import generator
 from sessionwise.selection.shrunk import DRAWS, free_facts
 
 
-class Pulled:
-    """A climb's scores: ``measured`` and, by ``scores``, pulled.
+class ShrunkScores:
+    """A climb's scores: ``measured`` and, by ``scores``, shrunk.
 
     whole: what was made of the scores on all trials, with draws; None where fewer than three sessions have one.
     """
@@ -30,7 +30,7 @@ class Pulled:
         self.measured = {name: value for name, value in climb.values.items() if value is not None}
         names, enough = list(self.measured), len(self.measured) >= LEAST
         self.facts = free_facts(target, names, _first_cores(climb), context) if enough else {}
-        self.whole = self._pulled(self.measured, 1.0)
+        self.whole = self._shrunk(self.measured, 1.0)
 
     @property
     def scores(self) -> dict[str, float]:
@@ -45,16 +45,16 @@ class Pulled:
     def on(self, trials: np.ndarray) -> dict[str, float]:
         """The scores on half of the validation trials, (K,) bool, whose noise counts as twice that of all."""
         measured = self.climb.on(trials)
-        return _means(measured, self._pulled(measured, 2.0))
+        return _means(measured, self._shrunk(measured, 2.0))
 
-    def _pulled(self, measured: Mapping[str, float], times: float) -> Shrunk | None:
+    def _shrunk(self, measured: Mapping[str, float], times: float) -> Shrunk | None:
         """times: the variance of the noise, in units of that of scores on all trials."""
         draws, values = self.climb.draws, np.array(list(measured.values()))
         if draws is None or len(values) < LEAST:
             return None
         noise = Noise(0.0, 0) if self.climb.noise_known else None  # where it is known, the draws have it
         noisy = values + np.sqrt(times) * (draws - draws.mean(axis=0))
-        rng = generator("recommend pulled", self.target, self.context)
+        rng = generator("recommend shrunk", self.target, self.context)
         return shrink(values, noisy, noise, 1, self.facts, DRAWS, rng=rng)
 
 
@@ -68,5 +68,5 @@ def _first_cores(climb: Climb) -> dict[str, list[RunSpec]]:
     return cores
 
 
-def _means(measured: Mapping[str, float], pulled: Shrunk | None) -> dict[str, float]:
-    return dict(measured) if pulled is None else dict(zip(measured, map(float, pulled.mean), strict=True))
+def _means(measured: Mapping[str, float], shrunk: Shrunk | None) -> dict[str, float]:
+    return dict(measured) if shrunk is None else dict(zip(measured, map(float, shrunk.mean), strict=True))
